@@ -1,0 +1,70 @@
+"""Configuration: defaults, then `bpflinkd.toml` of the configuration directory, then the command line."""
+
+import tomllib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+FILE_NAME: Final = "bpflinkd.toml"
+SHORTEST_SWEEP: Final = 0.01
+LONGEST_SWEEP: Final = 3600.0
+
+
+class ConfigError(Exception):
+    """A sentence that names the file or option."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything that can be set."""
+
+    bus: str = "system"
+    """`system`, `session` or a D-Bus address."""
+    config_dir: Path = Path("/etc/bpflinkd")
+    state_dir: Path = Path("/var/lib/bpflinkd")
+    bpffs: Path = Path("/sys/fs/bpf/bpflinkd")
+    runtime_dir: Path = Path("/run/bpflinkd")
+    foreground: bool = False
+    """Log to standard error even where the journal could be reached."""
+    sweep_interval: float = 5.0
+    """Seconds between two sweeps."""
+
+
+_FROM_FILE: Final = {"bus": str, "state-dir": str, "bpffs": str, "runtime-dir": str, "sweep-interval": float}
+
+
+def load(config_dir: Path, given: dict[str, Any]) -> Config:
+    """Read the file, where there is one, and put what the command line gave over it."""
+    read = _read(config_dir / FILE_NAME)
+    merged = {**read, **{key: value for key, value in given.items() if value is not None}}
+    known = {field.name for field in fields(Config)}
+    config = replace(Config(config_dir=config_dir), **{k: v for k, v in merged.items() if k in known})
+    if not SHORTEST_SWEEP <= config.sweep_interval <= LONGEST_SWEEP:
+        raise ConfigError(
+            f"the sweep interval must be between {SHORTEST_SWEEP} and {LONGEST_SWEEP:.0f} seconds, "
+            f"not {config.sweep_interval}"
+        )
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        kind = _FROM_FILE.get(key)
+        if kind is None:
+            raise ConfigError(f"{path}: there is no setting {key!r}; known: {', '.join(_FROM_FILE)}")
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kind):
+            raise ConfigError(f"{path}: {key} must be of type {kind.__name__}")
+        name = key.replace("-", "_")
+        found[name] = Path(value) if name.endswith("_dir") or name == "bpffs" else value
+    return found

@@ -1,0 +1,126 @@
+"""What can be done, as data. `plan` and `reconcile` compose actions; only `executor` performs them."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from bpflinkd.core.model import Hook, Occupant, ProgId, Record
+from bpflinkd.core.ports import Program
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveIntent:
+    """Write down what is about to be done, so that a crash can be told from a tampering.
+
+    Undo: forget it.
+    """
+
+    record: Record
+    image: bytes | None
+    """The ELF object to keep, where the record's source is a stored object."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetIntent:
+    """Drop an intent that did not come to pass, and the pins staged for it."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageProgram:
+    """Pin a program and its maps beside the current ones. Undo: unpin them."""
+
+    name: str
+    program: Program
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateLink:
+    """Attach: make a bpf_link and pin it beside the current one. Undo: detach and unpin it."""
+
+    record: Record
+    hook: Hook
+    program: Program
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwapLink:
+    """Put a program behind the link we hold if `expected` still runs there. Undo: swap back."""
+
+    name: str
+    expected: ProgId
+    program: Program
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveDone:
+    """Record what has been done, durably. From here on there is no way back, only forward."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promote:
+    """Move the staged pins over the current ones. A crash before this is healed at start."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evict:
+    """Remove exactly this stranger's program from the hook, by compare-and-swap. No undo."""
+
+    hook: Hook
+    occupant: Occupant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveEnding:
+    """Record durably that the link is to end. From here on there is no way back, only forward."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndLink:
+    """Detach our bpf_link."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAside:
+    """Leave our bpf_link, which runs a stranger's program, to the stranger: move its pin aside."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemovePins:
+    """Remove every pin of the link."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoveRecord:
+    """Forget the link."""
+
+    name: str
+
+
+Action: TypeAlias = (
+    SaveIntent
+    | ForgetIntent
+    | StageProgram
+    | CreateLink
+    | SwapLink
+    | SaveDone
+    | Promote
+    | Evict
+    | SaveEnding
+    | EndLink
+    | SetAside
+    | RemovePins
+    | RemoveRecord
+)

@@ -1,0 +1,132 @@
+"""The one interpreter of actions. If a step fails, the steps before it are undone in reverse."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from bpflinkd.core.actions import (
+    Action,
+    CreateLink,
+    EndLink,
+    Evict,
+    ForgetIntent,
+    Promote,
+    RemovePins,
+    RemoveRecord,
+    SaveDone,
+    SaveEnding,
+    SaveIntent,
+    SetAside,
+    StageProgram,
+    SwapLink,
+)
+from bpflinkd.core.errors import BpflinkdError, Internal
+from bpflinkd.core.model import Target
+from bpflinkd.core.ports import Kernel, Link, Pins, Program, Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What we hold open for one link."""
+
+    link: Link | None
+    program: Program | None
+
+
+class Executor:
+    """Performs actions on the kernel, the pins and the store."""
+
+    def __init__(self, kernel: Kernel, pins: Pins, store: Store) -> None:
+        self._kernel = kernel
+        self._pins = pins
+        self._store = store
+
+    def run(self, actions: Sequence[Action], target: Target, held: Held) -> Held:
+        """Perform all actions, or none.
+
+        The point of no return is `SaveDone` or `SaveEnding`: what fails after it is logged, and
+        finished at the next start, never undone. Superseded handles are left for the caller to close.
+
+        Returns:
+            What is held afterwards.
+        """
+        undo: list[Callable[[], None]] = []
+        committed = False
+        for action in actions:
+            try:
+                held = self._perform(action, target, held, undo)
+            except BaseException as error:
+                if committed and isinstance(error, BpflinkdError):
+                    log.error("%s is left to the next start: %s", type(action).__name__, error)
+                    continue
+                if not committed:
+                    _unwind(undo)
+                raise
+            committed = committed or isinstance(action, SaveDone | SaveEnding)
+        return held
+
+    def _perform(
+        self, action: Action, target: Target, held: Held, undo: list[Callable[[], None]]
+    ) -> Held:
+        store, pins, kernel = self._store, self._pins, self._kernel
+        match action:
+            case SaveIntent(record=record, image=image):
+                store.intend(record, image)
+                undo.append(lambda: store.forget_intent(record.name))
+            case ForgetIntent(name=name):
+                pins.discard_staged(name)
+                store.forget_intent(name)
+            case StageProgram(name=name, program=program):
+                undo.append(lambda: pins.discard_staged(name))
+                pins.stage_program(name, program)
+            case CreateLink(record=record, hook=hook, program=program):
+                made = kernel.create_link(target, hook, program)
+                undo.append(lambda: _take_back(kernel, pins, record.name, made))
+                pins.stage_link(record.name, made)
+                return Held(link=made, program=program)
+            case SwapLink(name=name, expected=expected, program=program):
+                link, before = held.link, held.program
+                if link is None:
+                    raise Internal(f"link {name!r} has no bpf_link to swap")
+                kernel.swap(link, target, program, expected)
+                if before is not None and before.info.id == expected:
+                    undo.append(lambda: kernel.swap(link, target, before, program.info.id))
+                return replace(held, program=program)
+            case SaveDone(record=record):
+                store.commit(record)
+            case Promote(name=name):
+                pins.promote(name)
+            case Evict(hook=hook, occupant=occupant):
+                kernel.evict(hook, occupant)
+            case SaveEnding(name=name):
+                store.mark_ending(name)
+            case EndLink():
+                if held.link is not None:
+                    kernel.detach(held.link)
+            case SetAside(name=name):
+                place = pins.set_aside(name)
+                log.warning("the link %r is let go; its bpf_link stays pinned at %s", name, place)
+            case RemovePins(name=name):
+                pins.remove(name)
+            case RemoveRecord(name=name):
+                store.remove(name)
+            case _:
+                assert_never(action)
+        return held
+
+
+def _unwind(undo: list[Callable[[], None]]) -> None:
+    for step in reversed(undo):
+        try:
+            step()
+        except BpflinkdError as error:
+            log.error("could not undo a step; the next sweep will tell: %s", error)
+
+
+def _take_back(kernel: Kernel, pins: Pins, name: str, link: Link) -> None:
+    kernel.detach(link)
+    pins.unstage_link(name)
+    link.close()

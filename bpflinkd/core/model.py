@@ -1,0 +1,322 @@
+"""The words of the project as types: target, hook, program, record, status, health.
+
+A record is what we promised; a status is what the kernel says just now. They are different
+types on purpose: where they differ, the kernel is the truth and the record is the wish.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NewType, TypeAlias
+
+from bpflinkd.core.attach_types import AttachType
+
+ProgId = NewType("ProgId", int)
+"""Kernel id of a program (u32), never an fd."""
+LinkId = NewType("LinkId", int)
+"""Kernel id of a bpf_link (u32), never an fd."""
+IfIndex = NewType("IfIndex", int)
+"""Interface index in the daemon's network namespace."""
+CgroupId = NewType("CgroupId", int)
+"""Kernel id of a cgroup (u64): the inode number of its directory."""
+UnixMicros = NewType("UnixMicros", int)
+"""Wall-clock time, microseconds since 1970."""
+
+
+class XdpMode(StrEnum):
+    """How an XDP program is run."""
+
+    AUTO = "auto"
+    """Native where the driver can, generic otherwise: the kernel chooses."""
+    NATIVE = "native"
+    GENERIC = "generic"
+    OFFLOAD = "offload"
+
+
+class Policy(StrEnum):
+    """What to do about a foreign change."""
+
+    ALERT = "alert"
+    """Tell."""
+    RESTORE = "restore"
+    """Tell, and put ours back, evicting exactly what was seen."""
+    YIELD = "yield"
+    """Tell, and let go of the link for good."""
+
+
+class Lifetime(StrEnum):
+    """When a link ends by itself."""
+
+    PINNED = "pinned"
+    """Never: it survives the daemon and its owner."""
+
+
+class State(StrEnum):
+    """The state of a link, as shown to people."""
+
+    ACTIVE = "active"
+    """Our program runs on the target."""
+    WAITING = "waiting"
+    """The target is not there; we attach when it appears."""
+    DISPLACED = "displaced"
+    """Another program runs on our hook."""
+    TAMPERED = "tampered"
+    """Our link runs a program that is not ours."""
+    SEVERED = "severed"
+    """Our link was detached and the hook is empty."""
+    FAILED = "failed"
+    """We could not attach; the reason says why, and we try again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XdpTarget:
+    """An interface's XDP hook. `xdp:eth0`."""
+
+    interface: str
+    mode: XdpMode = XdpMode.AUTO
+
+    def __str__(self) -> str:
+        return f"xdp:{self.interface}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CgroupTarget:
+    """A cgroup v2 directory and an attach type. `cgroup:/workload.slice egress`."""
+
+    path: str
+    """From the root of the cgroup v2 hierarchy, begins with a slash."""
+    attach_type: AttachType
+
+    def __str__(self) -> str:
+        return f"cgroup:{self.path} {self.attach_type}"
+
+
+Target: TypeAlias = XdpTarget | CgroupTarget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CgroupPlace:
+    """A cgroup target whose attach type the program has yet to tell."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"cgroup:{self.path}"
+
+
+WantedTarget: TypeAlias = Target | CgroupPlace
+"""A target as a caller gives it."""
+
+
+@dataclass(frozen=True, slots=True)
+class XdpHook:
+    """The hook that an XDP target resolves to right now."""
+
+    ifindex: IfIndex
+
+    def __str__(self) -> str:
+        return f"ifindex {self.ifindex}"
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupHook:
+    """The hook that a cgroup target resolves to right now."""
+
+    cgroup_id: CgroupId
+
+    def __str__(self) -> str:
+        return f"cgroup id {self.cgroup_id}"
+
+
+Hook: TypeAlias = XdpHook | CgroupHook
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectFile:
+    """Source: an ELF object that the caller sent as an open file."""
+
+    fd: int
+    program: str | None = None
+    """Program (function) name; None where the object holds exactly one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredObject:
+    """Source: an ELF object that we keep, by the sha256 of its bytes (hex)."""
+
+    sha256: str
+    program: str
+
+    def __str__(self) -> str:
+        return f"object {self.sha256[:12]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinnedProgram:
+    """Source: a program pinned on a bpffs."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"pin {self.path}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramById:
+    """Source: a loaded program, by kernel id."""
+
+    id: ProgId
+
+    def __str__(self) -> str:
+        return f"id {self.id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramFd:
+    """Source: a loaded program, by a descriptor that the caller sent."""
+
+    fd: int = -1
+
+    def __str__(self) -> str:
+        return "fd"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Builtin:
+    """Source: a program that ships with us. `pass` lets everything through."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"builtin {self.name}"
+
+
+WantedProgram: TypeAlias = ObjectFile | PinnedProgram | ProgramById | ProgramFd | Builtin
+"""A program as a caller gives it; descriptors are open until the request is answered."""
+Source: TypeAlias = StoredObject | PinnedProgram | ProgramById | ProgramFd | Builtin
+"""Where a program came from, as we remember it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramInfo:
+    """What the kernel says of a loaded program (`struct bpf_prog_info`)."""
+
+    id: ProgId
+    name: str
+    """At most 15 characters; empty where its loader gave none."""
+    tag: str
+    """Hash over the instructions, 16 hex digits."""
+    type: int
+    """`enum bpf_prog_type`."""
+
+    def __str__(self) -> str:
+        return f"{self.name or '(unnamed)'} (id {self.id}, tag {self.tag})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Who may change a link."""
+
+    uid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """One program of a link's history; every replace makes a new one."""
+
+    number: int
+    program: ProgramInfo
+    source: Source
+    since: UnixMicros
+    by_uid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What we promised. Stored, survives a reboot."""
+
+    name: str
+    target: Target
+    owner: Owner
+    policy: Policy
+    lifetime: Lifetime
+    created: UnixMicros
+    generation: Generation
+    hook: Hook | None = None
+    """The hook that we last attached to; None while we never did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkFacts:
+    """What the kernel says of a bpf_link that we hold (`struct bpf_link_info`)."""
+
+    id: LinkId
+    prog_id: ProgId
+    hook: Hook | None
+    """None once the link is detached or its device or cgroup is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """A process that holds a program or link open."""
+
+    pid: int
+    comm: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occupant:
+    """A program that is not ours, with all that can be told of it."""
+
+    program: ProgramInfo
+    link_id: LinkId | None = None
+    """The bpf_link that attaches it; None where it is attached by netlink or PROG_ATTACH."""
+    mode: XdpMode | None = None
+    processes: tuple[Process, ...] = ()
+
+    def __str__(self) -> str:
+        how = f"by bpf_link {self.link_id}" if self.link_id else "without a bpf_link"
+        who = ", ".join(f"{p.comm} (pid {p.pid})" for p in self.processes)
+        return f"program {self.program}, attached {how}" + (f", held by {who}" if who else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreign:
+    """A program on a hook that is not ours, or beside ours."""
+
+    target: Target
+    occupant: Occupant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What the kernel says just now of one link and its target. Never stored."""
+
+    link: LinkFacts | None
+    """Our bpf_link; None where we hold none."""
+    hook: Hook | None
+    """What the target resolves to; None where the target is not there."""
+    occupant: Occupant | None = None
+    """Who is in our place: on the hook when it is XDP, or in our own link."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """How record and status compare."""
+
+    state: State
+    reason: str
+    """A sentence, empty while active."""
+    since: UnixMicros
+    running: Occupant | None = None
+    """The foreign program in our place, where there is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkView:
+    """All that a reader may see of a link, at one moment."""
+
+    record: Record
+    health: Health
+    link_id: LinkId | None
+    maps: tuple[str, ...] = field(default=())
+    """Names of the maps pinned under the link."""

@@ -1,0 +1,258 @@
+"""A request, the record and the status: in; actions or a refusal: out. Pure.
+
+Every check that can refuse is here or in parsing, and has passed before the first action.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import assert_never
+
+from bpflinkd.core import attach_types
+from bpflinkd.core.actions import (
+    Action,
+    CreateLink,
+    EndLink,
+    Promote,
+    RemovePins,
+    RemoveRecord,
+    SaveDone,
+    SaveEnding,
+    SaveIntent,
+    StageProgram,
+    SwapLink,
+)
+from bpflinkd.core.attach_types import AttachType
+from bpflinkd.core.errors import (
+    BadTarget,
+    HookBusy,
+    HookGone,
+    NotAuthorized,
+    StaleGeneration,
+    WrongProgramType,
+)
+from bpflinkd.core.model import (
+    CgroupPlace,
+    CgroupTarget,
+    Generation,
+    Hook,
+    Lifetime,
+    Occupant,
+    Owner,
+    ProgramInfo,
+    Record,
+    Status,
+    Target,
+    UnixMicros,
+    WantedTarget,
+    XdpTarget,
+)
+from bpflinkd.core.ports import Program
+from bpflinkd.core.requests import AttachRequest, Caller, ReplaceRequest
+
+
+def authorize(caller: Caller, verb: str) -> None:
+    """Only root may do what changes links or looks into other processes."""
+    if caller.uid != 0:
+        raise NotAuthorized(
+            f"uid {caller.uid} may not {verb}: only root may; run it as root"
+        )
+
+
+def check_expected(record: Record, expect: int | None) -> None:
+    """Refuse a lost update."""
+    current = record.generation
+    if expect is not None and expect != current.number:
+        raise StaleGeneration(
+            f"link {record.name!r} is at generation {current.number} (program {current.program.name}), "
+            f"not at {expect}: somebody replaced it since; look at it again before replacing"
+        )
+
+
+def _type_name(number: int) -> str:
+    try:
+        return attach_types.ProgramType(number).name.lower()
+    except ValueError:
+        return f"type {number}"
+
+
+def _check_type(program: Program, wanted: AttachType, place: str) -> None:
+    """Type and expected_attach_type, compared by us: the kernel compares the latter only for XDP."""
+    info = program.info
+    if info.type != wanted.program_type:
+        raise WrongProgramType(
+            f"program {info.name!r} is of type {_type_name(info.type)}, but {place} takes "
+            f"{_type_name(wanted.program_type)} programs"
+        )
+    declared = program.declared
+    if (declared is not None and declared != wanted) or not program.fits(wanted):
+        actual = declared or next(
+            (a for a in attach_types.of_program_type(info.type) if program.fits(a)), None
+        )
+        raise WrongProgramType(
+            f"program {info.name!r} was loaded with the expected_attach_type {actual or 'of another hook'}, "
+            f"but {place} takes {wanted}"
+        )
+
+
+def settle_target(wanted: WantedTarget, program: Program) -> Target:
+    """The target with its attach type, taken from the program where the caller gave none."""
+    match wanted:
+        case XdpTarget():
+            _check_type(program, attach_types.XDP, str(wanted))
+            return wanted
+        case CgroupTarget():
+            _check_type(program, wanted.attach_type, str(wanted))
+            return wanted
+        case CgroupPlace():
+            return CgroupTarget(path=wanted.path, attach_type=_told_by(program, wanted))
+        case _:
+            assert_never(wanted)
+
+
+def _told_by(program: Program, place: CgroupPlace) -> AttachType:
+    info = program.info
+    candidates = [
+        a for a in attach_types.of_program_type(info.type) if a is not attach_types.XDP
+    ]
+    if not candidates:
+        raise WrongProgramType(
+            f"program {info.name!r} is of type {_type_name(info.type)}, which no cgroup takes"
+        )
+    if program.declared is not None:
+        _check_type(program, program.declared, str(place))
+        return program.declared
+    fitting = [a for a in candidates if program.fits(a)]
+    if len(fitting) != 1:
+        names = ", ".join(a.name for a in (fitting or candidates))
+        raise BadTarget(
+            f"program {info.name!r} does not say where on {place} it belongs; give --attach-type "
+            f"with one of: {names}"
+        )
+    return fitting[0]
+
+
+def busy(target: Target, occupant: Occupant) -> HookBusy:
+    """The refusal to evict a stranger, naming it."""
+    return HookBusy(
+        f"{target} is held by {occupant}; we do not evict it: detach it with the tool that attached it"
+    )
+
+
+def gone(target: WantedTarget) -> str:
+    """The sentence for a target that is not there."""
+    match target:
+        case XdpTarget():
+            return f"there is no interface {target.interface!r}"
+        case CgroupTarget() | CgroupPlace():
+            return f"there is no cgroup {target.path}"
+        case _:
+            assert_never(target)
+
+
+def check_target_there(target: WantedTarget, hook: Hook | None, *, wait: bool) -> None:
+    """A target that is missing is accepted only when the caller wants to wait for it."""
+    if hook is None and not wait:
+        raise HookGone(f"{gone(target)}; with --wait the link attaches when it appears")
+
+
+def attach(
+    request: AttachRequest,
+    target: Target,
+    program: Program,
+    hook: Hook | None,
+    occupant: Occupant | None,
+    now: UnixMicros,
+) -> tuple[Record, Sequence[Action]]:
+    """Make a new link. The target is settled, the name is known to be free."""
+    if occupant is not None:
+        raise busy(target, occupant)
+    record = Record(
+        name=request.name,
+        target=target,
+        owner=Owner(uid=request.caller.uid),
+        policy=request.policy,
+        lifetime=Lifetime.PINNED,
+        created=now,
+        generation=Generation(
+            number=1,
+            program=program.info,
+            source=program.source,
+            since=now,
+            by_uid=request.caller.uid,
+        ),
+        hook=hook,
+    )
+    steps: list[Action] = [
+        SaveIntent(record=record, image=program.image),
+        StageProgram(name=record.name, program=program),
+    ]
+    if hook is not None:
+        steps.append(CreateLink(record=record, hook=hook, program=program))
+    return record, (*steps, SaveDone(record=record), Promote(name=record.name))
+
+
+def replacement(
+    record: Record, request: ReplaceRequest, program: Program, now: UnixMicros
+) -> Record:
+    """The record after a replace, once the program is known to fit the link."""
+    match record.target:
+        case XdpTarget():
+            _check_type(program, attach_types.XDP, f"link {record.name!r} on {record.target}")
+        case CgroupTarget():
+            _check_type(
+                program, record.target.attach_type, f"link {record.name!r} on {record.target}"
+            )
+        case _:
+            assert_never(record.target)
+    return replace(
+        record,
+        generation=Generation(
+            number=record.generation.number + 1,
+            program=program.info,
+            source=program.source,
+            since=now,
+            by_uid=request.caller.uid,
+        ),
+    )
+
+
+def swap(
+    after: Record, status: Status, program: Program, running: ProgramInfo
+) -> tuple[Record, Sequence[Action]]:
+    """Put a new generation in place: swap a live link, attach anew where ours is gone.
+
+    `running` is the program we believe runs there; the kernel compares it in the swap.
+    Returns the record as it will be, with the hook that the link then holds.
+    """
+    name = after.name
+    prepare = (
+        SaveIntent(record=after, image=program.image),
+        StageProgram(name=name, program=program),
+    )
+    link = status.link
+    if link is not None and link.hook is not None:
+        if link.prog_id != running.id:
+            raise HookBusy(
+                f"link {name!r} runs {status.occupant or link.prog_id} instead of ours, {running}; "
+                "somebody swapped it. Detach the link and attach it again to take the hook back"
+            )
+        step: Action = SwapLink(name=name, expected=running.id, program=program)
+        return after, (*prepare, step, SaveDone(record=after), Promote(name=name))
+    if status.hook is None:
+        return after, (*prepare, SaveDone(record=after), Promote(name=name))
+    if status.occupant is not None:
+        raise busy(after.target, status.occupant)
+    after = replace(after, hook=status.hook)
+    prepare = (SaveIntent(record=after, image=program.image), prepare[1])
+    step = CreateLink(record=after, hook=status.hook, program=program)
+    return after, (*prepare, step, SaveDone(record=after), Promote(name=name))
+
+
+def detach(name: str) -> Sequence[Action]:
+    """End a link of ours, whatever runs in it."""
+    return (
+        SaveEnding(name=name),
+        EndLink(name=name),
+        RemovePins(name=name),
+        RemoveRecord(name=name),
+    )

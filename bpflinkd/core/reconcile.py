@@ -1,0 +1,302 @@
+"""Where a foreign change is noticed: record and status are compared, and judged. Pure.
+
+Watchers only hint that something happened; the manager then reads the status of the links
+concerned and asks `judge` what it means and what policy says must be done.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, assert_never
+
+from bpflinkd.core import plan
+from bpflinkd.core.actions import (
+    Action,
+    CreateLink,
+    Evict,
+    Promote,
+    RemovePins,
+    RemoveRecord,
+    SaveDone,
+    SaveEnding,
+    SetAside,
+    SwapLink,
+)
+from bpflinkd.core.events import ChangeKind
+from bpflinkd.core.model import (
+    CgroupTarget,
+    Health,
+    Hook,
+    Policy,
+    Record,
+    State,
+    Status,
+    UnixMicros,
+    XdpTarget,
+)
+from bpflinkd.core.ports import Program
+
+FIRST_PAUSE: Final = 100_000
+"""Microseconds to wait after the first restore before another; doubles with each."""
+LONGEST_PAUSE: Final = 60_000_000
+PEACE: Final = 300_000_000
+"""After so many microseconds without a fight, the pauses start small again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fight:
+    """How often we have put a link back of late, and when we may do so again."""
+
+    restores: int = 0
+    not_before: UnixMicros = UnixMicros(0)
+
+    def next_round(self, now: UnixMicros) -> "Fight":
+        calm = now > self.not_before + PEACE
+        restores = 1 if calm else self.restores + 1
+        pause = min(FIRST_PAUSE << min(restores - 1, 20), LONGEST_PAUSE)
+        return Fight(restores=restores, not_before=UnixMicros(now + pause))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A foreign change, told once: when it is first seen."""
+
+    kind: ChangeKind
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What it means, and what follows."""
+
+    health: Health
+    change: Change | None = None
+    actions: Sequence[Action] = ()
+    record: Record | None = None
+    """The record after the actions, where they change it."""
+    fight: Fight | None = None
+    """Set where the actions put us back against somebody."""
+    let_go: bool = False
+    """True where the actions end the link."""
+
+
+def judge(
+    record: Record,
+    before: Health | None,
+    status: Status,
+    program: Program,
+    *,
+    fight: Fight,
+    now: UnixMicros,
+) -> Verdict:
+    """Compare what we promised with what the kernel says.
+
+    Args:
+        before: the last health; None at start, when changes made meanwhile are told as new.
+        program: ours, which should be running.
+    """
+    link = status.link
+    if link is not None and link.hook is not None:
+        if link.prog_id != program.info.id:
+            return _tampered(record, before, status, program, fight, now)
+        if status.hook is None:
+            where = _still_runs(record, link.hook)
+            return _told(
+                record,
+                before,
+                State.WAITING,
+                f"{plan.gone(record.target)}; {where}",
+                Change(
+                    kind=ChangeKind.TARGET_GONE,
+                    sentence=f"{record.target} is gone: it was renamed or moved; {where}",
+                ),
+                now,
+            )
+        if status.hook == link.hook:
+            back = before is not None and before.state is State.WAITING
+            return _told(
+                record,
+                before,
+                State.ACTIVE,
+                "",
+                Change(kind=ChangeKind.TARGET_BACK, sentence=f"{record.target} is back")
+                if back
+                else None,
+                now,
+            )
+        # The name now stands for another interface: follow the name.
+        return _on_new_hook(record, before, status, program, status.hook, fight, now)
+    if status.hook is None:
+        return _told(
+            record,
+            before,
+            State.WAITING,
+            f"{plan.gone(record.target)}; we attach when it appears",
+            Change(kind=ChangeKind.TARGET_GONE, sentence=f"{record.target} is gone")
+            if record.hook is not None
+            else None,
+            now,
+        )
+    if link is not None and record.hook == status.hook and status.occupant is None:
+        return _severed(record, before, status.hook, program, fight, now)
+    return _on_new_hook(record, before, status, program, status.hook, fight, now)
+
+
+def _still_runs(record: Record, hook: Hook) -> str:
+    match record.target:
+        case XdpTarget():
+            return f"our program still runs on the interface that had {hook}"
+        case CgroupTarget():
+            return f"our program still runs on the cgroup that had {hook}"
+        case _:
+            assert_never(record.target)
+
+
+def _told(
+    record: Record,
+    before: Health | None,
+    state: State,
+    reason: str,
+    change: Change | None,
+    now: UnixMicros,
+    status: Status | None = None,
+) -> Verdict:
+    """A verdict without actions; the change is dropped where it has been told before."""
+    running = status.occupant if status else None
+    same = before is not None and before.state is state
+    if same and before is not None:
+        known = before.running.program.id if before.running else None
+        same = known == (running.program.id if running else None)
+    if before is None and state is State.ACTIVE:
+        since = record.generation.since
+    else:
+        since = before.since if same and before is not None else now
+    return Verdict(
+        health=Health(state=state, reason=reason, since=since, running=running),
+        change=None if same else change,
+    )
+
+
+def _attach_again(record: Record, hook: Hook, program: Program) -> tuple[Record, Sequence[Action]]:
+    after = replace(record, hook=hook)
+    return after, (
+        CreateLink(record=after, hook=hook, program=program),
+        SaveDone(record=after),
+        Promote(name=record.name),
+    )
+
+
+def _tampered(
+    record: Record,
+    before: Health | None,
+    status: Status,
+    program: Program,
+    fight: Fight,
+    now: UnixMicros,
+) -> Verdict:
+    assert status.link is not None
+    found = status.occupant or f"program id {status.link.prog_id}"
+    verdict = _told(
+        record,
+        before,
+        State.TAMPERED,
+        f"our link runs {found} instead of {program.info}",
+        Change(
+            kind=ChangeKind.LINK_UPDATED,
+            sentence=f"somebody put {found} behind our link in place of {program.info}",
+        ),
+        now,
+        status,
+    )
+    swap_back = SwapLink(name=record.name, expected=status.link.prog_id, program=program)
+    return _by_policy(record, verdict, (swap_back,), record, fight, now)
+
+
+def _severed(
+    record: Record,
+    before: Health | None,
+    hook: Hook,
+    program: Program,
+    fight: Fight,
+    now: UnixMicros,
+) -> Verdict:
+    verdict = _told(
+        record,
+        before,
+        State.SEVERED,
+        f"our link was detached by somebody and {record.target} is empty; a replace attaches it again",
+        Change(
+            kind=ChangeKind.LINK_DETACHED,
+            sentence=f"somebody detached our link from {record.target}",
+        ),
+        now,
+    )
+    after, steps = _attach_again(record, hook, program)
+    return _by_policy(record, verdict, steps, after, fight, now)
+
+
+def _on_new_hook(
+    record: Record,
+    before: Health | None,
+    status: Status,
+    program: Program,
+    hook: Hook,
+    fight: Fight,
+    now: UnixMicros,
+) -> Verdict:
+    """The target is there and our link is not on it."""
+    after, steps = _attach_again(record, hook, program)
+    stranger = status.occupant
+    if stranger is not None:
+        verdict = _told(
+            record,
+            before,
+            State.DISPLACED,
+            f"{record.target} is held by {stranger}",
+            Change(
+                kind=ChangeKind.PROGRAM_ATTACHED,
+                sentence=f"{record.target} is held by {stranger}",
+            ),
+            now,
+            status,
+        )
+        evict = Evict(hook=hook, occupant=stranger)
+        return _by_policy(record, verdict, (evict, *steps), after, fight, now)
+    awaited = before is not None and before.state is State.WAITING
+    back = Change(kind=ChangeKind.TARGET_BACK, sentence=f"{record.target} is there; attaching")
+    verdict = _told(record, before, State.ACTIVE, "", back if awaited else None, now)
+    return replace(verdict, actions=steps, record=after)
+
+
+def _by_policy(
+    record: Record,
+    verdict: Verdict,
+    put_back: Sequence[Action],
+    after: Record,
+    fight: Fight,
+    now: UnixMicros,
+) -> Verdict:
+    match record.policy:
+        case Policy.ALERT:
+            return verdict
+        case Policy.RESTORE:
+            if now < fight.not_before:
+                reason = f"{verdict.health.reason}; contended, we tried {fight.restores} times"
+                return replace(verdict, health=replace(verdict.health, reason=reason))
+            return replace(
+                verdict, actions=put_back, record=after, fight=fight.next_round(now)
+            )
+        case Policy.YIELD:
+            tampered = verdict.health.state is State.TAMPERED
+            leave: tuple[Action, ...] = (SetAside(name=record.name),) if tampered else ()
+            return replace(
+                verdict,
+                actions=(
+                    SaveEnding(name=record.name),
+                    *leave,
+                    RemovePins(name=record.name),
+                    RemoveRecord(name=record.name),
+                ),
+                let_go=True,
+            )
+        case _:
+            assert_never(record.policy)

@@ -1,0 +1,1 @@
+"""The D-Bus face: the contract in interface.xml, the service, and the client."""

@@ -1,0 +1,289 @@
+"""The daemon's objects on the bus. Reads are answered from what was published last; verbs go to
+the worker and are answered when it is done."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from importlib import resources
+from typing import Any, Protocol, assert_never
+
+import pydbus
+from gi.repository import Gio, GLib
+from pydbus.registration import ObjectRegistration
+
+from bpflinkd.core import names
+from bpflinkd.core.errors import BpflinkdError, NoSuchLink, NotAuthorized
+from bpflinkd.core.events import (
+    ForeignChange,
+    Healed,
+    LinkAdded,
+    LinkRemoved,
+    News,
+    ProgramReplaced,
+    StateChanged,
+)
+from bpflinkd.core.manager import Manager
+from bpflinkd.core.model import LinkView
+from bpflinkd.core.requests import AttachRequest, Caller, DetachRequest, ReplaceRequest
+from bpflinkd.dbus import wire
+from bpflinkd.dbus.peer import Peers
+from bpflinkd.dbus.wrapper import Call, DeferringWrapper
+
+log = logging.getLogger(__name__)
+
+_string = GLib.Variant.new_string
+_u64 = GLib.Variant.new_uint64
+
+
+class Submit(Protocol):
+    """Queue work for the worker; `done(result, error)` is called on the main loop."""
+
+    def __call__(
+        self, work: Callable[[], Any], done: Callable[[Any, BaseException | None], None]
+    ) -> None: ...
+
+
+class DaemonFacts(Protocol):
+    """The Manager's properties that are the daemon's, not the links'."""
+
+    def properties(self) -> dict[str, GLib.Variant]: ...
+
+
+class _Published:
+    """One link as readers see it, with the variants made once a change."""
+
+    __slots__ = ("entry", "properties", "registration", "view")
+
+    def __init__(self, view: LinkView, pins: str) -> None:
+        self.registration = 0
+        self.update(view, pins)
+
+    def update(self, view: LinkView, pins: str) -> dict[str, GLib.Variant]:
+        """Take a new view; returns the properties that changed."""
+        old = getattr(self, "properties", {})
+        self.view = view
+        self.properties = wire.link_properties(view, pins)
+        changed = {
+            key: value
+            for key, value in self.properties.items()
+            if key not in old or not old[key].equal(value)
+        }
+        self.entry = GLib.Variant.new_dict_entry(
+            GLib.Variant.new_object_path(wire.path_of(view.record.name)), self.interfaces()
+        )
+        return changed
+
+    def interfaces(self) -> GLib.Variant:
+        """The a{sa{sv}} of GetManagedObjects and InterfacesAdded."""
+        entry = GLib.Variant.new_dict_entry(
+            GLib.Variant.new_string(wire.LINK), wire.vardict(self.properties)
+        )
+        return GLib.Variant.new_array(GLib.VariantType("{sa{sv}}"), [entry])
+
+
+class Service:
+    """The bus name and all objects under it."""
+
+    def __init__(
+        self, bus: pydbus.bus.Bus, manager: Manager, submit: Submit, facts: DaemonFacts, pins: str
+    ) -> None:
+        """Register everything but the name: `claim` takes it when the links are ready."""
+        self._bus = bus
+        self._connection: Gio.DBusConnection = bus.con
+        self._manager = manager
+        self._submit = submit
+        self._facts = facts
+        self._pins = pins
+        self._peers = Peers(bus.con)
+        self._links: dict[str, _Published] = {}
+        text = resources.files(__package__).joinpath("interface.xml").read_text()
+        infos = {info.name: info for info in Gio.DBusNodeInfo.new_for_xml(text).interfaces}
+        self._link_info = infos.pop(wire.LINK)
+        properties = {
+            (wire.PROPERTIES, "Get"): self._get,
+            (wire.PROPERTIES, "GetAll"): self._get_all,
+            (wire.PROPERTIES, "Set"): self._set,
+        }
+        self._root = DeferringWrapper(
+            {
+                (wire.MANAGER, "Attach"): self._attach,
+                (wire.MANAGER, "Replace"): self._replace,
+                (wire.MANAGER, "Detach"): self._detach,
+                (wire.MANAGER, "ListForeign"): self._list_foreign,
+                (wire.OBJECT_MANAGER, "GetManagedObjects"): self._managed_objects,
+                **properties,
+            }
+        )
+        interfaces = list(infos.values())
+        self._registration = ObjectRegistration(bus, wire.ROOT, interfaces, self._root, True)
+        self._link_wrapper = DeferringWrapper(properties)
+
+    def claim(self) -> None:
+        """Take the bus name. RuntimeError or GLib.Error: another has it, or the bus forbids it."""
+        self._name = self._bus.request_name(wire.BUS_NAME, allow_replacement=False)
+
+    # Verbs
+
+    def _attach(self, call: Call) -> None:
+        name, target, program, options = call.arguments
+        policy, wait = wire.attach_options(options)
+        wanted = wire.wanted_target(target)
+        source = wire.wanted_program(program, call.take_fd)
+
+        def request(caller: Caller) -> AttachRequest:
+            return AttachRequest(
+                caller=caller, name=name, target=wanted, program=source, policy=policy, wait=wait
+            )
+
+        def path(view: LinkView) -> GLib.Variant:
+            return GLib.Variant("(o)", (wire.path_of(view.record.name),))
+
+        self._change(call, lambda caller: self._manager.attach(request(caller)), path)
+
+    def _replace(self, call: Call) -> None:
+        name, program, options = call.arguments
+        expect = wire.replace_options(options)
+        source = wire.wanted_program(program, call.take_fd)
+
+        def request(caller: Caller) -> ReplaceRequest:
+            return ReplaceRequest(caller=caller, name=name, program=source, expect=expect)
+
+        def generation(view: LinkView) -> GLib.Variant:
+            return GLib.Variant("(t)", (view.record.generation.number,))
+
+        self._change(call, lambda caller: self._manager.replace(request(caller)), generation)
+
+    def _detach(self, call: Call) -> None:
+        name, options = call.arguments
+        wire.no_options(options)
+
+        def work(caller: Caller) -> None:
+            self._manager.detach(DetachRequest(caller=caller, name=name))
+
+        self._change(call, work, lambda _: None)
+
+    def _list_foreign(self, call: Call) -> None:
+        def reply(found: Any) -> GLib.Variant:
+            return GLib.Variant.new_tuple(wire.foreign(found))
+
+        self._change(call, self._manager.list_foreign, reply)
+
+    def _change(
+        self, call: Call, work: Callable[[Caller], Any], reply: Callable[[Any], GLib.Variant | None]
+    ) -> None:
+        """Find the caller, do the work on the worker, answer when it is done."""
+
+        def done(result: Any, error: BaseException | None) -> None:
+            if error is not None:
+                call.fail(error)
+                return
+            call.answer(reply(result))
+
+        def identified(caller: Caller | None) -> None:
+            if caller is None:
+                call.fail(NotAuthorized("the bus does not say who you are"))
+                return
+            self._submit(lambda: work(caller), done)
+
+        self._peers.identify(call.sender, identified)
+
+    # Reads
+
+    def _managed_objects(self, call: Call) -> None:
+        builder = GLib.VariantBuilder.new(GLib.VariantType("a{oa{sa{sv}}}"))
+        for link in self._links.values():
+            builder.add_value(link.entry)
+        call.answer(GLib.Variant.new_tuple(builder.end()))
+
+    def _properties_at(self, call: Call, interface: str) -> dict[str, GLib.Variant]:
+        if call.path == wire.ROOT:
+            if interface != wire.MANAGER:
+                return {}
+            states = Counter(link.view.health.state for link in self._links.values())
+            return {**self._facts.properties(), "States": GLib.Variant("a{su}", states)}
+        name = names.decode(call.path.removeprefix(wire.LINKS))
+        link = self._links.get(name)
+        if link is None:
+            raise NoSuchLink(f"there is no link {name!r}")
+        return link.properties
+
+    def _get(self, call: Call) -> None:
+        interface, key = call.arguments
+        value = self._properties_at(call, interface)[key]
+        call.answer(GLib.Variant.new_tuple(GLib.Variant.new_variant(value)))
+
+    def _get_all(self, call: Call) -> None:
+        (interface,) = call.arguments
+        call.answer(GLib.Variant.new_tuple(wire.vardict(self._properties_at(call, interface))))
+
+    @staticmethod
+    def _set(call: Call) -> None:
+        raise NotAuthorized("properties are read-only; use the methods of the Manager")
+
+    # News
+
+    def publish(self, news: News) -> None:
+        """Show what the manager did. On the main loop, in the order in which it happened."""
+        match news:
+            case LinkAdded(view=view):
+                self._add(view)
+            case LinkRemoved(view=view, reason=reason):
+                self._remove(view, reason)
+            case ProgramReplaced(view=view, old=old):
+                self._update(view)
+                new = view.record.generation
+                name, number = _string(view.record.name), _u64(new.number)
+                self._signal("ProgramReplaced", name, number, wire.program(old), wire.program(new))
+            case StateChanged(view=view, old=old_state):
+                self._update(view)
+                health = view.health
+                words = (view.record.name, health.state, old_state, health.reason)
+                self._signal("StateChanged", *map(_string, words))
+            case ForeignChange(view=view, kind=kind):
+                name = _string(view.record.name)
+                self._signal("ForeignChange", name, _string(kind), wire.foreign_change(news))
+            case Healed():
+                pass
+            case _:
+                assert_never(news)
+
+    def _add(self, view: LinkView) -> None:
+        name = view.record.name
+        link = _Published(view, self._pins_of(name))
+        link.registration = self._connection.register_object(
+            wire.path_of(name), self._link_info, self._link_wrapper.call_method, None, None
+        )
+        self._links[name] = link
+        path = GLib.Variant.new_object_path(wire.path_of(name))
+        self._signal("InterfacesAdded", path, link.interfaces(), interface=wire.OBJECT_MANAGER)
+        self._signal("LinkAdded", _string(name), path)
+
+    def _remove(self, view: LinkView, reason: str) -> None:
+        name = view.record.name
+        link = self._links.pop(name)
+        self._connection.unregister_object(link.registration)
+        path = GLib.Variant.new_object_path(wire.path_of(name))
+        gone = GLib.Variant.new_strv([wire.LINK])
+        self._signal("InterfacesRemoved", path, gone, interface=wire.OBJECT_MANAGER)
+        self._signal("LinkRemoved", _string(name), _string(reason))
+
+    def _update(self, view: LinkView) -> None:
+        name = view.record.name
+        changed = self._links[name].update(view, self._pins_of(name))
+        if changed:
+            body = GLib.Variant.new_tuple(
+                GLib.Variant.new_string(wire.LINK),
+                wire.vardict(changed),
+                GLib.Variant.new_strv([]),
+            )
+            self._connection.emit_signal(
+                None, wire.path_of(name), wire.PROPERTIES, "PropertiesChanged", body
+            )
+
+    def _signal(
+        self, name: str, *arguments: GLib.Variant, interface: str = wire.MANAGER
+    ) -> None:
+        self._root.SignalEmitted(interface, name, GLib.Variant.new_tuple(*arguments))
+
+    def _pins_of(self, name: str) -> str:
+        return f"{self._pins}/{names.encode(name)}"

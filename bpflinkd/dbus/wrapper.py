@@ -1,0 +1,99 @@
+"""pydbus's object wrapper, with deferred replies, descriptors and error names of our own.
+
+pydbus 0.6 replies as soon as a method returns and names errors after Python classes; the base
+class leaves both open through `call_method`.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from gi.repository import Gio, GLib
+from pydbus.registration import ObjectWrapper
+
+from bpflinkd.core.errors import BadProgram, BpflinkdError, Internal
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Call:
+    """One method call that waits for its answer. Descriptors taken from it are closed with it."""
+
+    sender: str
+    path: str
+    arguments: tuple[Any, ...]
+    _invocation: Gio.DBusMethodInvocation
+    _fds: list[int] = field(default_factory=list)
+
+    def take_fd(self, index: int) -> int:
+        """The descriptor at an index of the message; open until the answer is sent."""
+        sent = self._invocation.get_message().get_unix_fd_list()
+        if sent is None or not 0 <= index < sent.get_length():
+            raise BadProgram(f"the message carries no file descriptor at index {index}")
+        try:
+            fd = sent.get(index)
+        except GLib.Error as error:
+            raise BadProgram(f"the file descriptor cannot be taken: {error.message}") from None
+        self._fds.append(fd)
+        return int(fd)
+
+    def answer(self, value: GLib.Variant | None) -> None:
+        """Reply with the out arguments as one tuple; None for a method that returns nothing."""
+        self._close_fds()
+        self._invocation.return_value(value)
+
+    def fail(self, error: BaseException) -> None:
+        """Reply with a named error; what is not ours is logged and named Internal."""
+        self._close_fds()
+        if not isinstance(error, BpflinkdError):
+            log.error("unexpected failure while answering a call", exc_info=error)
+            error = Internal(
+                f"bpflinkd met an unexpected {type(error).__name__}; its journal has the details"
+            )
+        # A D-Bus string holds no NUL, and a log of the verifier's is kernel text.
+        message = error.dbus_message.replace("\0", " ")
+        self._invocation.return_dbus_error(
+            error.dbus_name, message.encode(errors="replace").decode()
+        )
+
+    def _close_fds(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
+
+
+Handler: TypeAlias = Callable[[Call], None]
+
+
+Handlers: TypeAlias = Mapping[tuple[str, str], Handler]
+"""By interface and method name; GIO lets only calls of the contract through."""
+
+
+class DeferringWrapper(ObjectWrapper):  # type: ignore[misc]  # pydbus is not typed
+    """Hands each call to a handler, which answers now or later.
+
+    Signals go out through pydbus's own `SignalEmitted`.
+    """
+
+    def __init__(self, handlers: Handlers) -> None:
+        # Not the base class's __init__: that inspects Python methods and signals by their names.
+        self.object = handlers
+
+    def call_method(
+        self,
+        _connection: Gio.DBusConnection,
+        sender: str,
+        path: str,
+        interface: str,
+        method: str,
+        parameters: GLib.Variant,
+        invocation: Gio.DBusMethodInvocation,
+    ) -> None:
+        """Called by GIO on the main loop."""
+        call = Call(sender, path, parameters.unpack(), invocation)
+        try:
+            self.object[interface, method](call)
+        except Exception as error:  # the caller must get an answer, whatever went wrong
+            call.fail(error)

@@ -1,0 +1,178 @@
+"""The pins of each link: `<root>/<encoded name>/{link,program,maps/...}`, staged ones in `next/`.
+
+Staged pins become current by `rename`, each atomic; a crash between two renames is healed at start.
+"""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final, cast
+
+from bpflinkd.core import names
+from bpflinkd.core.errors import BadProgram, BpflinkdError, KernelRefused, StorageFailed
+from bpflinkd.core.model import Source
+from bpflinkd.core.ports import Link, Pinned, Program
+from bpflinkd.kernel import libbpf, program
+from bpflinkd.kernel.link import HeldLink
+from bpflinkd.kernel.program import HeldProgram
+
+BPFFS_MAGIC: Final = 0xCAFE4A11
+_LINK, _PROGRAM, _MAPS, _STAGE, _ASIDE = "link", "program", "maps", "next", "_aside"
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def _filesystem_magic(path: Path) -> int:
+    """f_type of statfs(2): the first long of the struct."""
+    buffer = (ctypes.c_long * 32)()
+    if _libc.statfs(os.fsencode(path), buffer) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(path))
+    return buffer[0] & 0xFFFFFFFF
+
+
+def _remove_tree(directory: Path) -> None:
+    """Remove a directory of pins with what is in it; nothing there is no error."""
+    try:
+        entries = list(os.scandir(directory))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            _remove_tree(Path(entry.path))
+        else:
+            os.unlink(entry.path)
+    os.rmdir(directory)
+
+
+@contextlib.contextmanager
+def _failures(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise KernelRefused(f"{what} failed on the bpffs: {error.strerror}") from error
+
+
+class PinDirectory:
+    """Implements `core.ports.Pins`."""
+
+    def __init__(self, root: Path) -> None:
+        """Take the root into use; make it if its parent is on a bpffs.
+
+        Raises:
+            StorageFailed: it is not on a bpffs, or another daemon uses it.
+        """
+        self.root = root
+        try:
+            there = root if root.exists() else root.parent
+            if _filesystem_magic(there) != BPFFS_MAGIC:
+                raise StorageFailed(
+                    f"{there} is not on a bpffs, where links are pinned; mount one with "
+                    "'mount -t bpf bpf /sys/fs/bpf', or name another place with --bpffs"
+                )
+            root.mkdir(mode=0o700, exist_ok=True)
+            self._lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageFailed(
+                f"another bpflinkd uses {root}; stop it, or name another place with --bpffs"
+            ) from None
+        except OSError as error:
+            raise StorageFailed(f"{root} cannot be used for pins: {error.strerror}") from None
+
+    def taken(self, name: str) -> bool:
+        return self._of(name).exists()
+
+    def open(self, name: str, source: Source) -> Pinned:
+        home = self._of(name)
+        stage = home / _STAGE
+        return Pinned(
+            link=self._open_link(home / _LINK),
+            program=self._open_program(home, source),
+            staged_link=self._open_link(stage / _LINK),
+            staged_program=self._open_program(stage, source),
+        )
+
+    def stage_program(self, name: str, staged: Program) -> None:
+        held = cast(HeldProgram, staged)
+        stage = self._of(name) / _STAGE
+        with _failures(f"pinning the program of link {name!r}"):
+            stage.mkdir(mode=0o700, parents=True, exist_ok=True)
+            libbpf.obj_pin(held.fd, str(stage / _PROGRAM))
+            # Made even when it stays empty: its absence tells `promote` that it was moved already.
+            (stage / _MAPS).mkdir(mode=0o700)
+            for map_name, fd in held.map_fds.items():
+                libbpf.obj_pin(fd, str(stage / _MAPS / names.encode(map_name)))
+        held.forget_maps()
+
+    def stage_link(self, name: str, staged: Link) -> None:
+        stage = self._of(name) / _STAGE
+        with _failures(f"pinning link {name!r}"):
+            stage.mkdir(mode=0o700, parents=True, exist_ok=True)
+            libbpf.obj_pin(cast(HeldLink, staged).fd, str(stage / _LINK))
+
+    def promote(self, name: str) -> None:
+        home = self._of(name)
+        stage = home / _STAGE
+        with _failures(f"moving the pins of link {name!r} into place"):
+            if not stage.exists():
+                return
+            # In this order, so that a promote that was cut short can be run again.
+            if (stage / _MAPS).exists():
+                _remove_tree(home / _MAPS)
+                (stage / _MAPS).rename(home / _MAPS)
+            for pin in (_PROGRAM, _LINK):
+                if (stage / pin).exists():
+                    (stage / pin).rename(home / pin)
+            stage.rmdir()
+
+    def unstage_link(self, name: str) -> None:
+        with _failures(f"unpinning the staged link {name!r}"):
+            (self._of(name) / _STAGE / _LINK).unlink(missing_ok=True)
+
+    def discard_staged(self, name: str) -> None:
+        home = self._of(name)
+        with _failures(f"removing the staged pins of link {name!r}"):
+            _remove_tree(home / _STAGE)
+            if home.exists() and not any(home.iterdir()):
+                home.rmdir()
+
+    def set_aside(self, name: str) -> str:
+        aside = self.root / _ASIDE
+        with _failures(f"moving the pin of link {name!r} aside"):
+            aside.mkdir(mode=0o700, exist_ok=True)
+            place = aside / names.encode(name)
+            (self._of(name) / _LINK).rename(place)
+        return str(place)
+
+    def remove(self, name: str) -> None:
+        with _failures(f"removing the pins of link {name!r}"):
+            _remove_tree(self._of(name))
+
+    def strangers(self, known: Iterable[str]) -> tuple[str, ...]:
+        ours = {names.encode(name) for name in known} | {_ASIDE}
+        return tuple(str(entry) for entry in self.root.iterdir() if entry.name not in ours)
+
+    def _of(self, name: str) -> Path:
+        return self.root / names.encode(name)
+
+    def _open_link(self, path: Path) -> HeldLink | None:
+        try:
+            return HeldLink(libbpf.obj_get(str(path)))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return None
+            raise KernelRefused(f"the pin {path} cannot be opened: {error}") from None
+
+    def _open_program(self, home: Path, source: Source) -> HeldProgram | None:
+        if not (home / _PROGRAM).exists():
+            return None
+        maps = home / _MAPS
+        found = sorted(names.decode(entry.name) for entry in maps.iterdir()) if maps.exists() else []
+        try:
+            return program.from_pin(str(home / _PROGRAM), source, map_names=tuple(found))
+        except BadProgram as error:
+            raise BpflinkdError(str(error)) from None

@@ -1,0 +1,77 @@
+"""cgroup v2: where it is mounted, directories by path, ids."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from bpflinkd.core import attach_types
+from bpflinkd.core.errors import BadTarget, HookGone, NotSupported
+from bpflinkd.core.model import CgroupHook, CgroupId, CgroupTarget, ProgId
+from bpflinkd.kernel import libbpf
+
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+
+
+class CgroupTree:
+    """The cgroup v2 hierarchy as this process sees it."""
+
+    def __init__(self) -> None:
+        self._root: Path | None = None
+
+    @property
+    def root(self) -> Path:
+        """Where it is mounted; on a host with v1 and v2 that is often /sys/fs/cgroup/unified."""
+        if self._root is None:
+            self._root = _find_mount()
+        return self._root
+
+    def hook(self, path: str) -> CgroupHook | None:
+        """The cgroup's id: the inode number of its directory. None where there is none."""
+        try:
+            return CgroupHook(CgroupId(os.stat(self._place(path)).st_ino))
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return None
+            raise BadTarget(f"the cgroup {path} cannot be looked at: {error.strerror}") from None
+
+    @contextmanager
+    def opened(self, path: str) -> Iterator[int]:
+        """An fd of the cgroup's directory."""
+        try:
+            fd = os.open(self._place(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                raise HookGone(f"there is no cgroup {path}") from None
+            raise BadTarget(f"the cgroup {path} cannot be opened: {error.strerror}") from None
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def programs(self, path: str) -> Iterator[tuple[CgroupTarget, ProgId]]:
+        """Every program attached to a cgroup itself, at every attach type of this kernel."""
+        with self.opened(path) as fd:
+            for attach_type in attach_types.CGROUP_ATTACH_TYPES:
+                try:
+                    found = libbpf.prog_query(fd, attach_type.number)
+                except OSError:
+                    continue  # an attach type that this kernel does not know
+                for prog_id in found:
+                    yield CgroupTarget(path=path, attach_type=attach_type), ProgId(prog_id)
+
+    def _place(self, path: str) -> str:
+        return f"{self.root}{path}"
+
+
+def _find_mount() -> Path:
+    for line in _MOUNTS.read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        if after.startswith("cgroup2 "):
+            return Path(before.split()[4].encode().decode("unicode_escape"))
+    raise NotSupported(
+        "no cgroup v2 hierarchy is mounted; mount one with "
+        "'mount -t cgroup2 none /sys/fs/cgroup/unified'"
+    )

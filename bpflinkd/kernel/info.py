@@ -1,0 +1,116 @@
+"""What the kernel tells of programs, links and maps by fd, parsed. Layouts: include/uapi/linux/bpf.h."""
+
+import contextlib
+import ctypes
+import os
+import struct
+from collections.abc import Iterator
+from ctypes import c_uint32
+from dataclasses import dataclass
+from typing import Final
+
+from bpflinkd.core.model import (
+    CgroupHook,
+    CgroupId,
+    Hook,
+    IfIndex,
+    LinkFacts,
+    LinkId,
+    ProgId,
+    ProgramInfo,
+    XdpHook,
+)
+from bpflinkd.kernel import libbpf
+
+LINK_INFO_SIZE: Final = 64
+"""Bytes of `struct bpf_link_info` that we ask for; XDP and cgroup links fill the first 28."""
+_PROG_INFO_SIZE: Final = 80
+
+
+@dataclass(frozen=True, slots=True)
+class LinkInfo:
+    """The head of `struct bpf_link_info`, and the hook for the kinds of link that we know."""
+
+    type: int
+    id: LinkId
+    prog_id: ProgId
+    hook: Hook | None
+    attach_type: int | None
+    """For cgroup links: `enum bpf_attach_type`."""
+
+
+def link_info(fd: int) -> LinkInfo:
+    """Ask once. OSError: EINVAL the fd is no bpf_link."""
+    buffer = ctypes.create_string_buffer(LINK_INFO_SIZE)
+    libbpf.obj_info(fd, buffer, c_uint32(LINK_INFO_SIZE))
+    return parse_link_info(buffer.raw)
+
+
+def parse_link_info(raw: bytes | bytearray) -> LinkInfo:
+    """The union begins at byte 16: u32 ifindex for XDP; u64 cgroup id, u32 attach type for cgroup."""
+    kind, link_id, prog_id = struct.unpack_from("=III", raw)
+    hook: Hook | None = None
+    attach_type = None
+    if kind == libbpf.BPF_LINK_TYPE_XDP:
+        (ifindex,) = struct.unpack_from("=I", raw, 16)
+        hook = XdpHook(IfIndex(ifindex)) if ifindex else None
+    elif kind == libbpf.BPF_LINK_TYPE_CGROUP:
+        cgroup_id, attach_type = struct.unpack_from("=QI", raw, 16)
+        hook = CgroupHook(CgroupId(cgroup_id)) if cgroup_id else None
+    return LinkInfo(kind, LinkId(link_id), ProgId(prog_id), hook, attach_type)
+
+
+def facts_of(info: LinkInfo) -> LinkFacts:
+    """The part that the core wants."""
+    return LinkFacts(id=info.id, prog_id=info.prog_id, hook=info.hook)
+
+
+def program_info(fd: int) -> ProgramInfo:
+    """`struct bpf_prog_info`: u32 type, u32 id, u8 tag[8]; the name is at byte 64."""
+    buffer = ctypes.create_string_buffer(_PROG_INFO_SIZE)
+    libbpf.obj_info(fd, buffer, c_uint32(_PROG_INFO_SIZE))
+    kind, prog_id, tag = struct.unpack_from("=II8s", buffer.raw)
+    (name,) = struct.unpack_from("=16s", buffer.raw, 64)
+    return ProgramInfo(
+        id=ProgId(prog_id),
+        name=name.split(b"\0")[0].decode(errors="replace"),
+        tag=tag.hex(),
+        type=kind,
+    )
+
+
+@contextlib.contextmanager
+def opened_program(prog_id: int) -> Iterator[int]:
+    """An fd of a program that we do not hold. OSError: ENOENT it is gone."""
+    fd = libbpf.prog_fd_by_id(prog_id)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def opened_link(link_id: int) -> Iterator[int]:
+    """An fd of a link that we do not hold. OSError: ENOENT it is gone."""
+    fd = libbpf.link_fd_by_id(link_id)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def program_info_by_id(prog_id: int) -> ProgramInfo:
+    """The same for a program that we do not hold. OSError: ENOENT it is gone."""
+    with opened_program(prog_id) as fd:
+        return program_info(fd)
+
+
+def kind_of_fd(fd: int) -> str:
+    """`program`, `map`, `link`, or what /proc calls a descriptor that is none of these."""
+    shown = os.readlink(f"/proc/self/fd/{fd}")
+    known = {
+        "anon_inode:bpf-prog": "program",
+        "anon_inode:bpf-map": "map",
+        "anon_inode:bpf_link": "link",
+    }
+    return known.get(shown.replace("[", "").replace("]", ""), shown)

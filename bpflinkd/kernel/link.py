@@ -1,0 +1,51 @@
+"""A bpf_link that we hold by fd."""
+
+import ctypes
+import os
+from ctypes import byref, c_uint32
+
+from bpflinkd.core.model import LinkFacts, LinkId
+from bpflinkd.kernel import info, libbpf
+
+
+class HeldLink:
+    """Implements `core.ports.Link`. Owns the fd.
+
+    `unchanged` is what a sweep calls for every link, so it compares the kernel's answer byte by
+    byte with the one that was marked good and parses nothing.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._bytes = bytearray(info.LINK_INFO_SIZE)
+        self._buffer = (ctypes.c_char * info.LINK_INFO_SIZE).from_buffer(self._bytes)
+        self._size = c_uint32(info.LINK_INFO_SIZE)
+        self._size_ref = byref(self._size)
+        self._good = b""
+        try:
+            self.id: LinkId = self.facts().id
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def facts(self) -> LinkFacts:
+        """What the kernel says now."""
+        self._size.value = info.LINK_INFO_SIZE
+        libbpf.obj_info(self.fd, self._buffer, self._size)
+        return info.facts_of(info.parse_link_info(self._bytes))
+
+    def mark_good(self) -> None:
+        """Take what `facts` said last as what is expected from now on."""
+        self._good = bytes(self._bytes)
+
+    def unchanged(self) -> bool:
+        """Whether the kernel still says what was marked good."""
+        self._size.value = info.LINK_INFO_SIZE
+        result = libbpf.obj_info_raw(self.fd, self._buffer, self._size_ref)
+        return result == 0 and self._bytes == self._good
+
+    def close(self) -> None:
+        """Give up our reference; safe to call again."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1

@@ -1,0 +1,101 @@
+"""A loaded program that we hold by fd."""
+
+import errno
+import os
+from collections.abc import Mapping
+
+from bpflinkd.core import attach_types
+from bpflinkd.core.attach_types import AttachType
+from bpflinkd.core.errors import BadProgram
+from bpflinkd.core.model import ProgramInfo, Source
+from bpflinkd.kernel import info, libbpf
+
+_NO_CGROUP = -1
+
+
+class HeldProgram:
+    """Implements `core.ports.Program`."""
+
+    def __init__(
+        self,
+        fd: int,
+        source: Source,
+        *,
+        declared: AttachType | None = None,
+        image: bytes | None = None,
+        map_fds: Mapping[str, int] | None = None,
+        map_names: tuple[str, ...] = (),
+    ) -> None:
+        self.fd = fd
+        self.info: ProgramInfo = info.program_info(fd)
+        self.source: Source = source
+        self.declared = declared
+        self.image = image
+        self.map_fds: dict[str, int] = dict(map_fds or {})
+        """Open fds of the maps that were created with it, until they are pinned."""
+        self.maps: tuple[str, ...] = tuple(self.map_fds) or map_names
+
+    def fits(self, attach_type: AttachType) -> bool:
+        """Try the attach with a bad cgroup fd: the kernel checks the program first.
+
+        EBADF means that only the target was wrong. For XDP the kernel does not tell this way; there
+        the swap itself compares, so anything of type XDP that declares nothing else passes here.
+        Source: kernel/bpf/syscall.c link_create(), bpf_prog_attach_check_attach_type().
+        """
+        if attach_type is attach_types.XDP:
+            return self.info.type == attach_types.ProgramType.XDP
+        try:
+            os.close(libbpf.link_create(self.fd, _NO_CGROUP, attach_type.number))
+        except OSError as error:
+            return error.errno == errno.EBADF
+        return False
+
+    def forget_maps(self) -> None:
+        """Close the maps' fds: they are pinned now, and the program itself holds them too."""
+        for fd in self.map_fds.values():
+            os.close(fd)
+        self.map_fds.clear()
+
+    def close(self) -> None:
+        """Give up our references; safe to call again."""
+        self.forget_maps()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def require_program_fd(fd: int, where: str) -> None:
+    """Refuse any descriptor that is not a BPF program's."""
+    kind = info.kind_of_fd(fd)
+    if kind != "program":
+        raise BadProgram(f"{where} is not a BPF program but {_described(kind)}")
+
+
+def _described(kind: str) -> str:
+    return {"map": "a BPF map", "link": "a BPF link"}.get(kind, kind)
+
+
+def from_pin(path: str, source: Source, **details: tuple[str, ...]) -> HeldProgram:
+    """Open a pinned program."""
+    if not path.startswith("/"):
+        raise BadProgram(f"the pin {path[:200]!r} must be an absolute path on a bpffs")
+    try:
+        fd = libbpf.obj_get(path)
+    except (OSError, ValueError) as error:
+        reason = _PIN_REASONS.get(getattr(error, "errno", 0), str(error))
+        raise BadProgram(f"the pin {path[:200]!r} cannot be opened: {reason}") from None
+    try:
+        require_program_fd(fd, f"the pin {path!r}")
+        return HeldProgram(fd, source, **details)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+_PIN_REASONS = {
+    errno.ENOENT: "there is no such file; `bpftool prog show pinned PATH` shows what is there",
+    errno.EACCES: "it is not a BPF object on a bpffs, or may not be read and written",
+    errno.ENOTDIR: "a part of the path is not a directory",
+    errno.ELOOP: "it leads through too many symbolic links",
+    errno.ENAMETOOLONG: "the path is too long",
+}

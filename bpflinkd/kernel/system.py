@@ -1,0 +1,228 @@
+"""The core's `Kernel` port on the real kernel: each method a few calls of the modules beside it."""
+
+import errno
+import os
+from collections.abc import Iterable, Mapping
+from typing import assert_never, cast
+
+from bpflinkd.core import attach_types
+from bpflinkd.core.attach_types import AttachType
+from bpflinkd.core.errors import BadProgram, BadTarget, HookBusy, HookGone, KernelRefused
+from bpflinkd.core.model import (
+    Builtin,
+    CgroupPlace,
+    CgroupTarget,
+    Foreign,
+    Hook,
+    IfIndex,
+    LinkFacts,
+    LinkId,
+    ObjectFile,
+    Occupant,
+    PinnedProgram,
+    ProgId,
+    ProgramById,
+    ProgramFd,
+    ProgramInfo,
+    Source,
+    StoredObject,
+    Target,
+    WantedProgram,
+    WantedTarget,
+    XdpHook,
+    XdpMode,
+    XdpTarget,
+)
+from bpflinkd.core.ports import Link, Program
+from bpflinkd.kernel import errnos, holders, info, libbpf, objects, program, xdp
+from bpflinkd.kernel.cgroup import CgroupTree
+from bpflinkd.kernel.link import HeldLink
+from bpflinkd.kernel.program import HeldProgram
+
+
+class LinuxKernel:
+    """Implements `core.ports.Kernel`."""
+
+    def __init__(self) -> None:
+        self._cgroups = CgroupTree()
+
+    # Programs
+
+    def open_program(
+        self, wanted: WantedProgram, target: WantedTarget, *, given: bool = False
+    ) -> HeldProgram:
+        match wanted:
+            case ObjectFile(fd=fd, program=name):
+                data = objects.read_file(fd)
+                return objects.load(
+                    data, name, _attach_type(target), given=given, ifindex=_device(target)
+                )
+            case PinnedProgram(path=path):
+                return program.from_pin(path, wanted)
+            case ProgramById(id=prog_id):
+                try:
+                    return HeldProgram(libbpf.prog_fd_by_id(prog_id), wanted)
+                except OSError as error:
+                    reason = "there is none" if error.errno == errno.ENOENT else error.strerror
+                    raise BadProgram(f"program id {prog_id} cannot be opened: {reason}") from None
+            case ProgramFd(fd=fd):
+                program.require_program_fd(fd, "the descriptor")
+                return HeldProgram(os.dup(fd), ProgramFd())
+            case Builtin():
+                attach_type = _attach_type(target)
+                if attach_type is None:
+                    raise BadTarget(
+                        f"{wanted} fits every attach type of {target}; choose one with --attach-type"
+                    )
+                return objects.load_builtin(wanted, attach_type)
+            case _:
+                assert_never(wanted)
+
+    def reload_program(self, source: Source, image: bytes | None, target: Target) -> HeldProgram:
+        attach_type = _attach_type(target)
+        match source:
+            case StoredObject(program=name) if image is not None and attach_type is not None:
+                return objects.load(image, name, attach_type, given=True, ifindex=_device(target))
+            case Builtin() if attach_type is not None:
+                return objects.load_builtin(source, attach_type)
+            case _:
+                raise BadProgram(
+                    f"the program came from {source}, is not loaded any more and cannot be loaded "
+                    "again from there; replace it with one that can"
+                )
+
+    # Hooks
+
+    def resolve(self, target: WantedTarget) -> Hook | None:
+        match target:
+            case XdpTarget(interface=interface):
+                return xdp.hook(interface)
+            case CgroupTarget(path=path) | CgroupPlace(path=path):
+                return self._cgroups.hook(path)
+            case _:
+                assert_never(target)
+
+    def interfaces(self) -> Mapping[str, IfIndex]:
+        return xdp.interfaces()
+
+    def occupant(self, target: Target, hook: Hook) -> Occupant | None:
+        if not isinstance(hook, XdpHook):
+            return None  # cgroup programs sit side by side
+        return next(xdp.occupants(hook.ifindex), None)
+
+    def identify(self, facts: LinkFacts) -> Occupant:
+        try:
+            found = info.program_info_by_id(facts.prog_id)
+        except OSError:
+            found = ProgramInfo(id=facts.prog_id, name="", tag="", type=0)
+        held_by = holders.processes(facts.prog_id, facts.id)
+        return Occupant(program=found, link_id=facts.id, processes=held_by)
+
+    # Links
+
+    def create_link(self, target: Target, hook: Hook, program: Program) -> HeldLink:
+        held = cast(HeldProgram, program)
+        try:
+            match target:
+                case XdpTarget(mode=mode):
+                    assert isinstance(hook, XdpHook)
+                    number, flags = attach_types.XDP.number, xdp.MODE_FLAGS[mode]
+                    fd = libbpf.link_create(held.fd, hook.ifindex, number, flags)
+                case CgroupTarget(path=path, attach_type=attach_type):
+                    with self._cgroups.opened(path) as cgroup_fd:
+                        fd = libbpf.link_create(held.fd, cgroup_fd, attach_type.number)
+                case _:
+                    assert_never(target)
+        except OSError as error:
+            if isinstance(hook, XdpHook) and xdp.hook(cast(XdpTarget, target).interface) != hook:
+                raise HookGone(f"{target} was removed or renamed meanwhile") from None
+            raise errnos.attach_error(error, target, held.info.name) from None
+        return HeldLink(fd)
+
+    def swap(self, link: Link, target: Target, program: Program, expected: ProgId) -> None:
+        held, live = cast(HeldProgram, program), cast(HeldLink, link)
+        try:
+            with info.opened_program(expected) as old_fd:
+                libbpf.link_update(live.fd, held.fd, old_prog_fd=old_fd)
+        except OSError as error:
+            running = live.facts()
+            if running.prog_id != expected:
+                raise HookBusy(
+                    f"our link on {target} runs {self.identify(running)} by now, not program id {expected}"
+                ) from None
+            raise errnos.swap_error(error, target, held.info.name) from None
+
+    def detach(self, link: Link) -> None:
+        held = cast(HeldLink, link)
+        if held.facts().hook is None:
+            return
+        try:
+            libbpf.link_detach(held.fd)
+        except OSError as error:
+            raise KernelRefused(f"the kernel does not detach the link: {error}") from None
+
+    def evict(self, hook: Hook, occupant: Occupant) -> None:
+        assert isinstance(hook, XdpHook)
+        xdp.evict(hook.ifindex, occupant)
+
+    def foreign(self, targets: Iterable[Target], ours: frozenset[LinkId]) -> tuple[Foreign, ...]:
+        found: list[Foreign] = []
+        for name, ifindex in xdp.interfaces().items():
+            for occupant in xdp.occupants(ifindex):
+                if occupant.link_id not in ours:
+                    mode = occupant.mode or XdpMode.AUTO
+                    place = XdpTarget(interface=name, mode=mode)
+                    found.append(Foreign(target=place, occupant=occupant))
+        paths = {target.path for target in targets if isinstance(target, CgroupTarget)}
+        links = list(holders.links()) if paths else []
+        for path in sorted(paths):
+            found.extend(self._foreign_on_cgroup(path, links, ours))
+        return tuple(found)
+
+    def _foreign_on_cgroup(
+        self, path: str, links: list[info.LinkInfo], ours: frozenset[LinkId]
+    ) -> Iterable[Foreign]:
+        hook = self._cgroups.hook(path)
+        if hook is None:
+            return
+        here = {(x.attach_type, x.prog_id): x.id for x in links if x.hook == hook and x.id not in ours}
+        own = {(x.attach_type, x.prog_id) for x in links if x.hook == hook and x.id in ours}
+        for target, prog_id in self._cgroups.programs(path):
+            key = (target.attach_type.number, prog_id)
+            link_id = here.pop(key, None)
+            if link_id is None and key in own:
+                own.discard(key)
+                continue
+            try:
+                described = info.program_info_by_id(prog_id)
+            except OSError:
+                continue  # it left meanwhile
+            held_by = holders.processes(prog_id, link_id)
+            yield Foreign(
+                target=target,
+                occupant=Occupant(program=described, link_id=link_id, processes=held_by),
+            )
+
+
+def _attach_type(target: WantedTarget) -> AttachType | None:
+    match target:
+        case XdpTarget():
+            return attach_types.XDP
+        case CgroupTarget(attach_type=attach_type):
+            return attach_type
+        case CgroupPlace():
+            return None
+        case _:
+            assert_never(target)
+
+
+def _device(target: WantedTarget) -> int:
+    """The device that an offloaded program must be loaded onto; 0 for the host."""
+    if not isinstance(target, XdpTarget) or target.mode is not XdpMode.OFFLOAD:
+        return 0
+    hook = xdp.hook(target.interface)
+    if hook is None:
+        raise HookGone(
+            f"there is no interface {target.interface!r}, and an offloaded program is loaded onto it"
+        )
+    return hook.ifindex

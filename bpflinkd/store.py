@@ -1,0 +1,402 @@
+"""Records in SQLite: `<state-dir>/bpflinkd.sqlite`. Implements `core.ports.Store`.
+
+A change is two small transactions around the kernel's: an intent that need only survive the end of
+the process, so it is written but not synced, and the commit, which is synced. After a loss of
+power the kernel's links are gone as well, and the intent with them means nothing.
+
+Schema 1:
+    link        a row a link; `generation` is the current number, 0 while the first is not completed
+    generation  the last KEPT of each link; a number above the link's is the intent
+    object      ELF objects by sha256, as long as a generation refers to them
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from bpflinkd.core import attach_types
+from bpflinkd.core.errors import StorageFailed
+from bpflinkd.core.model import (
+    Builtin,
+    CgroupHook,
+    CgroupId,
+    CgroupTarget,
+    Generation,
+    Hook,
+    IfIndex,
+    Lifetime,
+    Owner,
+    PinnedProgram,
+    Policy,
+    ProgId,
+    ProgramById,
+    ProgramFd,
+    ProgramInfo,
+    Record,
+    Source,
+    StoredObject,
+    Target,
+    UnixMicros,
+    XdpHook,
+    XdpMode,
+    XdpTarget,
+)
+from bpflinkd.core.ports import Stored
+
+FILE_NAME: Final = "bpflinkd.sqlite"
+SCHEMA_VERSION: Final = 1
+APPLICATION_ID: Final = 0x62706C64  # "bpld"
+KEPT: Final = 16
+"""Generations of a link that are kept."""
+
+_SCHEMA: Final = """
+CREATE TABLE link (
+    name       TEXT PRIMARY KEY,
+    target     TEXT NOT NULL,
+    owner_uid  INTEGER NOT NULL,
+    policy     TEXT NOT NULL,
+    lifetime   TEXT NOT NULL,
+    created    INTEGER NOT NULL,
+    generation INTEGER NOT NULL DEFAULT 0,
+    hook       TEXT,
+    ending     INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+CREATE TABLE generation (
+    link    TEXT NOT NULL REFERENCES link(name) ON DELETE CASCADE,
+    number  INTEGER NOT NULL,
+    program TEXT NOT NULL,
+    source  TEXT NOT NULL,
+    sha256  TEXT,
+    hook    TEXT,
+    since   INTEGER NOT NULL,
+    by_uid  INTEGER NOT NULL,
+    PRIMARY KEY (link, number)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX generation_by_object ON generation(sha256);
+CREATE TABLE object (
+    sha256 TEXT PRIMARY KEY,
+    data   BLOB NOT NULL
+) STRICT;
+"""
+
+
+class SqliteStore:
+    """The one process that uses the state directory; used from one thread at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open or create the database.
+
+        Raises:
+            StorageFailed: the directory is in use or not writable, or the database is damaged, not
+                ours, or of a newer release. Nothing is changed then.
+        """
+        self.path = directory / FILE_NAME
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageFailed(
+                f"another bpflinkd uses the state directory {directory}; stop it, or name another "
+                "with --state-dir"
+            ) from None
+        except OSError as error:
+            raise StorageFailed(
+                f"the state directory {directory} cannot be used: {error.strerror}"
+            ) from None
+        try:
+            self._db = self._open()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _open(self) -> sqlite3.Connection:
+        damaged = (
+            f"the state in {self.path} cannot be read ({{}}); nothing was touched. Move the file away "
+            "to start with no links: those that are attached stay so, and 'bpflinkctl foreign' lists them"
+        )
+        fresh = not self.path.exists()
+        try:
+            db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            application = db.execute("PRAGMA application_id").fetchone()[0]
+            tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if tables and application != APPLICATION_ID:
+                raise StorageFailed(damaged.format("it is another program's database"))
+            if version > SCHEMA_VERSION:
+                raise StorageFailed(
+                    f"the state in {self.path} is of a newer bpflinkd (schema {version}, this one knows "
+                    f"{SCHEMA_VERSION}); run that release, or newer"
+                )
+            verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if verdict != "ok":
+                raise StorageFailed(damaged.format(verdict))
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA foreign_keys = ON")
+            if not tables:
+                self._create(db)
+            if fresh:
+                os.chmod(self.path, 0o600)
+            return db
+        except sqlite3.OperationalError as error:
+            raise StorageFailed(f"the state in {self.path} cannot be opened: {error}") from None
+        except sqlite3.DatabaseError as error:
+            raise StorageFailed(damaged.format(error)) from None
+
+    @staticmethod
+    def _create(db: sqlite3.Connection) -> None:
+        db.executescript(
+            f"BEGIN; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID}; "
+            f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+        )
+
+    def close(self) -> None:
+        """Close the database and let another daemon have it."""
+        self._db.close()
+        os.close(self._lock)
+
+    # Reading
+
+    def load(self) -> tuple[Stored, ...]:
+        rows = self._read(
+            "SELECT l.name, l.target, l.owner_uid, l.policy, l.lifetime, l.created, l.hook, l.ending,"
+            " l.generation, g.number, g.program, g.source, g.since, g.by_uid, g.hook"
+            " FROM link l JOIN generation g ON g.link = l.name AND g.number >= l.generation"
+            " ORDER BY l.created, l.name, g.number"
+        )
+        found: dict[str, Stored] = {}
+        for row in rows:
+            name, current, number = row[0], row[8], row[9]
+            intended = number > current
+            record = _record(row, hook=row[14] if intended else row[6])
+            before = found.get(name)
+            found[name] = Stored(
+                record=before.record if intended and before else None if intended else record,
+                intent=record if intended else None,
+                ending=bool(row[7]),
+            )
+        return tuple(found.values())
+
+    def image(self, sha256: str) -> bytes | None:
+        rows = self._read("SELECT data FROM object WHERE sha256 = ?", sha256)
+        return rows[0][0] if rows else None
+
+    def history(self, name: str) -> tuple[Generation, ...]:
+        rows = self._read(
+            "SELECT number, program, source, since, by_uid FROM generation WHERE link = ?"
+            " ORDER BY number",
+            name,
+        )
+        return tuple(_generation(*row) for row in rows)
+
+    # Writing
+
+    def intend(self, record: Record, image: bytes | None) -> None:
+        generation = record.generation
+        source = generation.source
+        sha256 = source.sha256 if isinstance(source, StoredObject) else None
+        with self._transaction(durable=False) as db:
+            if generation.number == 1:
+                db.execute("DELETE FROM link WHERE name = ? AND ending", (record.name,))
+                db.execute(
+                    "INSERT INTO link (name, target, owner_uid, policy, lifetime, created)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
+                    (
+                        record.name,
+                        _target_text(record.target),
+                        record.owner.uid,
+                        record.policy,
+                        record.lifetime,
+                        record.created,
+                    ),
+                )
+            if image is not None and sha256 is not None:
+                db.execute("INSERT OR IGNORE INTO object VALUES (?, ?)", (sha256, image))
+            db.execute(
+                "INSERT OR REPLACE INTO generation VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    record.name,
+                    generation.number,
+                    _program_text(generation.program),
+                    _source_text(source),
+                    sha256,
+                    _hook_text(record.hook),
+                    generation.since,
+                    generation.by_uid,
+                ),
+            )
+
+    def forget_intent(self, name: str) -> None:
+        with self._transaction(durable=False) as db:
+            db.execute(
+                "DELETE FROM generation WHERE link = ?1 AND number >"
+                " (SELECT generation FROM link WHERE name = ?1)",
+                (name,),
+            )
+            db.execute("DELETE FROM link WHERE name = ? AND generation = 0", (name,))
+            self._drop_unused_objects(db)
+
+    def commit(self, record: Record) -> None:
+        number = record.generation.number
+        with self._transaction(durable=True) as db:
+            db.execute(
+                "UPDATE link SET generation = ?, hook = ? WHERE name = ?",
+                (number, _hook_text(record.hook), record.name),
+            )
+            db.execute(
+                "UPDATE generation SET program = ? WHERE link = ? AND number = ?",
+                (_program_text(record.generation.program), record.name, number),
+            )
+            dropped = db.execute(
+                "DELETE FROM generation WHERE link = ? AND number <= ? RETURNING sha256",
+                (record.name, number - KEPT),
+            ).fetchall()
+            if any(sha256 for (sha256,) in dropped):
+                self._drop_unused_objects(db)
+
+    def mark_ending(self, name: str) -> None:
+        with self._transaction(durable=True) as db:
+            db.execute("UPDATE link SET ending = 1 WHERE name = ?", (name,))
+
+    def remove(self, name: str) -> None:
+        with self._transaction(durable=False) as db:
+            db.execute("DELETE FROM link WHERE name = ?", (name,))
+            self._drop_unused_objects(db)
+
+    @staticmethod
+    def _drop_unused_objects(db: sqlite3.Connection) -> None:
+        db.execute(
+            "DELETE FROM object WHERE NOT EXISTS"
+            " (SELECT 1 FROM generation WHERE generation.sha256 = object.sha256)"
+        )
+
+    def _read(self, statement: str, *arguments: object) -> list[Any]:
+        try:
+            return self._db.execute(statement, arguments).fetchall()
+        except sqlite3.Error as error:
+            raise StorageFailed(f"the state in {self.path} cannot be read: {error}") from None
+
+    @contextlib.contextmanager
+    def _transaction(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
+        """All or nothing; on the disk when it returns, if `durable`."""
+        db = self._db
+        try:
+            db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            db.execute("BEGIN IMMEDIATE")
+            yield db
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise StorageFailed(
+                f"the state in {self.path} cannot be written: {error}; nothing was changed"
+            ) from None
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+
+
+# Text forms. Read back only by this module; a change of form is a new schema version.
+
+
+def _target_text(target: Target) -> str:
+    match target:
+        case XdpTarget(interface=interface, mode=mode):
+            return json.dumps({"xdp": interface, "mode": mode})
+        case CgroupTarget(path=path, attach_type=attach_type):
+            return json.dumps({"cgroup": path, "attach_type": attach_type.name})
+
+
+def _target(text: str) -> Target:
+    match json.loads(text):
+        case {"xdp": interface, "mode": mode}:
+            return XdpTarget(interface=interface, mode=XdpMode(mode))
+        case {"cgroup": path, "attach_type": name}:
+            return CgroupTarget(path=path, attach_type=attach_types.by_name(name))
+        case other:
+            raise StorageFailed(f"the state holds a target that cannot be read: {other}")
+
+
+def _source_text(source: Source) -> str:
+    match source:
+        case StoredObject(sha256=sha256, program=program):
+            return json.dumps({"object": sha256, "program": program})
+        case PinnedProgram(path=path):
+            return json.dumps({"pin": path})
+        case ProgramById(id=prog_id):
+            return json.dumps({"id": prog_id})
+        case ProgramFd():
+            return json.dumps({"fd": True})
+        case Builtin(name=name):
+            return json.dumps({"builtin": name})
+
+
+def _source(text: str) -> Source:
+    match json.loads(text):
+        case {"object": sha256, "program": program}:
+            return StoredObject(sha256=sha256, program=program)
+        case {"pin": path}:
+            return PinnedProgram(path=path)
+        case {"id": prog_id}:
+            return ProgramById(id=ProgId(prog_id))
+        case {"fd": True}:
+            return ProgramFd()
+        case {"builtin": name}:
+            return Builtin(name=name)
+        case other:
+            raise StorageFailed(f"the state holds a source that cannot be read: {other}")
+
+
+def _hook_text(hook: Hook | None) -> str | None:
+    match hook:
+        case None:
+            return None
+        case XdpHook(ifindex=ifindex):
+            return json.dumps({"ifindex": ifindex})
+        case CgroupHook(cgroup_id=cgroup_id):
+            return json.dumps({"cgroup_id": cgroup_id})
+
+
+def _hook(text: str | None) -> Hook | None:
+    match json.loads(text or "null"):
+        case None:
+            return None
+        case {"ifindex": ifindex}:
+            return XdpHook(IfIndex(ifindex))
+        case {"cgroup_id": cgroup_id}:
+            return CgroupHook(CgroupId(cgroup_id))
+        case other:
+            raise StorageFailed(f"the state holds a hook that cannot be read: {other}")
+
+
+def _program_text(info: ProgramInfo) -> str:
+    return json.dumps({"id": info.id, "name": info.name, "tag": info.tag, "type": info.type})
+
+
+def _generation(number: int, program: str, source: str, since: int, by_uid: int) -> Generation:
+    return Generation(
+        number=number,
+        program=ProgramInfo(**json.loads(program)),
+        source=_source(source),
+        since=UnixMicros(since),
+        by_uid=by_uid,
+    )
+
+
+def _record(row: Any, *, hook: str | None) -> Record:
+    return Record(
+        name=row[0],
+        target=_target(row[1]),
+        owner=Owner(uid=row[2]),
+        policy=Policy(row[3]),
+        lifetime=Lifetime(row[4]),
+        created=UnixMicros(row[5]),
+        generation=_generation(row[9], row[10], row[11], row[12], row[13]),
+        hook=_hook(hook),
+    )
