@@ -132,7 +132,7 @@ def judge(
             State.WAITING,
             f"{plan.gone(record.target)}; we attach when it appears",
             Change(kind=ChangeKind.TARGET_GONE, sentence=f"{record.target} is gone")
-            if record.hook is not None
+            if link is not None
             else None,
             now,
         )
@@ -219,12 +219,16 @@ def _severed(
     fight: Fight,
     now: UnixMicros,
 ) -> Verdict:
+    # Where a stranger was in between, its coming told that our link is gone.
+    known = before is not None and before.state is State.DISPLACED
     verdict = _told(
         record,
         before,
         State.SEVERED,
         f"our link was detached by somebody and {record.target} is empty; a replace attaches it again",
-        Change(
+        None
+        if known
+        else Change(
             kind=ChangeKind.LINK_DETACHED,
             sentence=f"somebody detached our link from {record.target}",
         ),

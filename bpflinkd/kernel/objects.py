@@ -178,7 +178,7 @@ def _settle_type(
             libbpf.program_set_attach_type(program, attach_type.number)
             return attach_type
         raise WrongProgramType(
-            f"program {name!r} is in section {section!r}, which is not for {attach_type}"
+            f"program {name!r} is in section {section!r}, so it cannot be attached as {attach_type}"
         )
     if known_type == 0:
         raise BadProgram(

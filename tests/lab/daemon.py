@@ -1,0 +1,254 @@
+"""A private bpflinkd, driven over D-Bus without the project's own client."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gi.repository import Gio, GLib
+
+if TYPE_CHECKING:
+    from tests.lab.world import World
+
+BINARY = Path(sys.executable).with_name("bpflinkd")
+MANAGER = "org.bpflinkd1.Manager"
+ROOT = "/org/bpflinkd1"
+
+
+class Refused(Exception):
+    """A D-Bus error, taken apart."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(f"{name}: {message}")
+        self.name = name.removeprefix("org.bpflinkd1.Error.")
+        self.message = message
+
+
+class Daemon:
+    """One instance with its own state and bpffs directory."""
+
+    def __init__(self, world: "World", options: Sequence[str] = ()) -> None:
+        self.world = world
+        self.state_dir = world.dir / "state"
+        self.pins = world.bpffs / "bpflinkd"
+        self.log = world.dir / "daemon.log"
+        self.options = list(options)
+        self.process: subprocess.Popen[str] | None = None
+        self._connection: Gio.DBusConnection | None = None
+
+    def command(self) -> list[str]:
+        """The command line."""
+        places = {
+            "--bus": self.world.bus,
+            "--state-dir": self.state_dir,
+            "--config-dir": self.world.dir / "etc",
+            "--bpffs": self.pins,
+            "--runtime-dir": self.world.dir / "run",
+        }
+        words = [str(word) for pair in places.items() for word in pair]
+        return self.world.inside(BINARY, *words, "--foreground", *self.options)
+
+    # Life
+
+    def start(self, *, ready: bool = True) -> None:
+        """Start it, and wait until it owns its name."""
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(self.command(), stderr=log, text=True)
+        deadline = time.monotonic() + 30
+        while ready and not self.owned():
+            if self.process.poll() is not None:
+                raise RuntimeError(f"bpflinkd ended with {self.process.returncode}: {self.said()}")
+            if time.monotonic() > deadline:
+                raise TimeoutError("bpflinkd does not get ready")
+            time.sleep(0.01)
+
+    def owned(self) -> bool:
+        """Whether the bus name has an owner."""
+        answer = self.bus_call("NameHasOwner", GLib.Variant("(s)", ("org.bpflinkd1",)))
+        return bool(answer[0])
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """End it with a signal; returns the exit code."""
+        if self.process is None:
+            return 0
+        if self.process.poll() is None:
+            os.kill(self.process.pid, number)
+        code = self.process.wait(20)
+        while self._connection is not None and self.owned():
+            time.sleep(0.005)
+        return code
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.end(signal.SIGKILL)
+
+    def restart(self, number: int = signal.SIGTERM) -> None:
+        """End and start again."""
+        self.end(number)
+        self.start()
+
+    def said(self) -> str:
+        """The whole log."""
+        return self.log.read_text()
+
+    # Calls
+
+    @property
+    def connection(self) -> Gio.DBusConnection:
+        """A connection of our own to the private bus."""
+        if self._connection is None:
+            flags = Gio.DBusConnectionFlags
+            self._connection = Gio.DBusConnection.new_for_address_sync(
+                self.world.bus,
+                flags.AUTHENTICATION_CLIENT | flags.MESSAGE_BUS_CONNECTION,
+                None,
+                None,
+            )
+        return self._connection
+
+    def bus_call(self, method: str, arguments: GLib.Variant) -> Any:
+        """Call the bus itself."""
+        return self.connection.call_sync(
+            "org.freedesktop.DBus",
+            "/org/freedesktop/DBus",
+            "org.freedesktop.DBus",
+            method,
+            arguments,
+            None,
+            0,
+            5000,
+            None,
+        ).unpack()
+
+    def call(
+        self,
+        method: str,
+        signature: str = "()",
+        arguments: tuple[Any, ...] = (),
+        *,
+        fds: Sequence[int] = (),
+        path: str = ROOT,
+        interface: str = MANAGER,
+    ) -> Any:
+        """Call a method; its out arguments, or the one there is."""
+        sent = Gio.UnixFDList.new()
+        for fd in fds:
+            sent.append(fd)
+        try:
+            result, _ = self.connection.call_with_unix_fd_list_sync(
+                "org.bpflinkd1",
+                path,
+                interface,
+                method,
+                GLib.Variant(signature, arguments),
+                None,
+                0,
+                60_000,
+                sent,
+                None,
+            )
+        except GLib.Error as error:
+            name = Gio.DBusError.get_remote_error(error) or "local"
+            raise Refused(name, error.message.removeprefix(f"GDBus.Error:{name}: ")) from None
+        values = result.unpack()
+        return values[0] if len(values) == 1 else values
+
+    def attach(
+        self,
+        name: str,
+        target: dict[str, str],
+        program: "Source",
+        **options: GLib.Variant,
+    ) -> str:
+        """Attach; returns the object path."""
+        with program as (wanted, fds):
+            words = {key: GLib.Variant("s", value) for key, value in target.items()}
+            return str(
+                self.call(
+                    "Attach", "(sa{sv}a{sv}a{sv})", (name, words, wanted, options), fds=fds
+                )
+            )
+
+    def replace(self, name: str, program: "Source", expect: int | None = None) -> int:
+        """Replace; returns the generation."""
+        options = {} if expect is None else {"expect": GLib.Variant("t", expect)}
+        with program as (wanted, fds):
+            return int(self.call("Replace", "(sa{sv}a{sv})", (name, wanted, options), fds=fds))
+
+    def detach(self, name: str) -> None:
+        """Detach."""
+        self.call("Detach", "(sa{sv})", (name, {}))
+
+    def foreign(self) -> list[dict[str, Any]]:
+        """ListForeign."""
+        return list(self.call("ListForeign"))
+
+    def link(self, name: str) -> dict[str, Any]:
+        """All properties of a link."""
+        return dict(self.links()[name])
+
+    def links(self) -> dict[str, dict[str, Any]]:
+        """All properties of all links, by name."""
+        interface = "org.freedesktop.DBus.ObjectManager"
+        objects = self.call("GetManagedObjects", interface=interface)
+        found = [interfaces["org.bpflinkd1.Link"] for interfaces in objects.values()]
+        return {properties["Name"]: properties for properties in found}
+
+    def state(self, name: str) -> str:
+        """A link's state."""
+        return str(self.link(name)["State"])
+
+
+class Source:
+    """A program source as it goes into a message; opens the object file for the call."""
+
+    def __init__(self, **words: Any) -> None:
+        self._words = words
+        self._fd = -1
+
+    def __enter__(self) -> tuple[dict[str, GLib.Variant], list[int]]:
+        types = {"name": "s", "pin": "s", "id": "u", "builtin": "s"}
+        wanted = {key: GLib.Variant(types[key], value) for key, value in self._words.items() if key in types}
+        fds = []
+        if "object" in self._words:
+            self._fd = os.open(self._words["object"], os.O_RDONLY | os.O_CLOEXEC)
+            wanted["object"] = GLib.Variant("h", 0)
+            fds = [self._fd]
+        if "fd" in self._words:
+            wanted["fd"] = GLib.Variant("h", 0)
+            fds = [self._words["fd"]]
+        return wanted, fds
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def elf(path: Path, name: str | None = None) -> Source:
+    """An ELF object file."""
+    return Source(object=str(path)) if name is None else Source(object=str(path), name=name)
+
+
+def pinned(path: Path) -> Source:
+    """A pinned program."""
+    return Source(pin=str(path))
+
+
+def by_id(number: int) -> Source:
+    """A loaded program."""
+    return Source(id=number)
+
+
+def by_fd(fd: int) -> Source:
+    """An open program."""
+    return Source(fd=fd)
+
+
+def builtin(name: str = "pass") -> Source:
+    """A built-in program."""
+    return Source(builtin=name)
