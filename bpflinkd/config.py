@@ -30,7 +30,13 @@ class Config:
     """Seconds between two sweeps."""
 
 
-_FROM_FILE: Final = {"bus": str, "state-dir": str, "bpffs": str, "runtime-dir": str, "sweep-interval": float}
+_SETTINGS: Final = {
+    "bus": "text",
+    "state-dir": "path",
+    "bpffs": "path",
+    "runtime-dir": "path",
+    "sweep-interval": "number",
+}
 
 
 def load(config_dir: Path, given: dict[str, Any]) -> Config:
@@ -56,15 +62,19 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
-    found: dict[str, Any] = {}
-    for key, value in table.items():
-        kind = _FROM_FILE.get(key)
-        if kind is None:
-            raise ConfigError(f"{path}: there is no setting {key!r}; known: {', '.join(_FROM_FILE)}")
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if not isinstance(value, kind):
-            raise ConfigError(f"{path}: {key} must be of type {kind.__name__}")
-        name = key.replace("-", "_")
-        found[name] = Path(value) if name.endswith("_dir") or name == "bpffs" else value
-    return found
+    return dict(_setting(path, key, value) for key, value in table.items())
+
+
+def _setting(path: Path, key: str, value: object) -> tuple[str, object]:
+    """One line of the file as the field and value that it sets."""
+    if key not in _SETTINGS:
+        raise ConfigError(f"{path}: there is no setting {key!r}; known: {', '.join(_SETTINGS)}")
+    name = key.replace("-", "_")
+    match _SETTINGS[key], value:
+        case "number", (int() | float()) if not isinstance(value, bool):
+            return name, float(value)
+        case "path", str():
+            return name, Path(value)
+        case "text", str():
+            return name, value
+    raise ConfigError(f"{path}: {key} must be a {_SETTINGS[key]}, not {value!r}")

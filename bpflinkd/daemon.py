@@ -60,9 +60,7 @@ class Daemon:
         self._bus = _connect(config.bus)
         self._worker = Worker()
         self._manager = Manager(LinuxKernel(), pins, self._store, self._published, _now)
-        self._service = Service(
-            self._bus, self._manager, self._worker.submit, self, str(config.bpffs)
-        )
+        self._service = Service(self._bus, self._manager, self._worker.submit, self, str(config.bpffs))
         # Listen before the first look, so that nothing falls between the two.
         self._sweep = Sweep(config.sweep_interval, self._start_sweep)
         self._netlink = NetlinkWatch(self._heard, self._sweep.now)
@@ -170,7 +168,8 @@ def _connect(address: str) -> pydbus.bus.Bus:
             bus = pydbus.connect(address)
     except GLib.Error as error:
         raise StartError(
-            f"the bus {address} cannot be reached: {error.message}; is dbus-daemon running?", EXIT_NO_BUS
+            f"the bus {address} cannot be reached: {error.message}; is dbus-daemon running?",
+            EXIT_NO_BUS,
         ) from None
     # GIO would end the process by itself, without a word.
     bus.con.set_exit_on_close(False)
@@ -180,7 +179,8 @@ def _connect(address: str) -> pydbus.bus.Bus:
 def _name_refused(bus: str, refusal: Exception) -> StartError:
     if isinstance(refusal, GLib.Error):
         return StartError(
-            f"the {bus} bus does not let us own org.bpflinkd1: {refusal.message}; is its policy file installed?",
+            f"the {bus} bus does not let us own org.bpflinkd1: {refusal.message}; "
+            "is its policy file installed?",
             EXIT_NOT_ALLOWED,
         )
     return StartError(f"another bpflinkd owns org.bpflinkd1 on the {bus} bus")
@@ -213,7 +213,9 @@ def main(config_dir: Path, **given: Any) -> None:
         config = load(config_dir, given)
         systemd.set_up_logging(foreground=config.foreground)
         if os.geteuid() != 0:
-            raise StartError("bpflinkd must run as root: it loads and attaches BPF programs", EXIT_NOT_ALLOWED)
+            raise StartError(
+                "bpflinkd must run as root: it loads and attaches BPF programs", EXIT_NOT_ALLOWED
+            )
         Daemon(config).run()
     except StartError as error:
         _die(str(error), error.code)

@@ -106,9 +106,7 @@ class SqliteStore:
                 "with --state-dir"
             ) from None
         except OSError as error:
-            raise StorageFailed(
-                f"the state directory {directory} cannot be used: {error.strerror}"
-            ) from None
+            raise StorageFailed(f"the state directory {directory} cannot be used: {error.strerror}") from None
         try:
             self._db = self._open()
         except BaseException:
@@ -188,8 +186,7 @@ class SqliteStore:
 
     def history(self, name: str) -> tuple[Generation, ...]:
         rows = self._read(
-            "SELECT number, program, source, since, by_uid FROM generation WHERE link = ?"
-            " ORDER BY number",
+            "SELECT number, program, source, since, by_uid FROM generation WHERE link = ? ORDER BY number",
             name,
         )
         return tuple(_generation(*row) for row in rows)

@@ -55,9 +55,7 @@ _SKB, _SOCK, _ADDR, _OPT = (
 CGROUP_ATTACH_TYPES: Final = (
     AttachType("ingress", 0, _SKB, "cgroup_inet_ingress", ("cgroup_skb/ingress",)),
     AttachType("egress", 1, _SKB, "cgroup_inet_egress", ("cgroup_skb/egress",)),
-    AttachType(
-        "sock_create", 2, _SOCK, "cgroup_inet_sock_create", ("cgroup/sock_create", "cgroup/sock")
-    ),
+    AttachType("sock_create", 2, _SOCK, "cgroup_inet_sock_create", ("cgroup/sock_create", "cgroup/sock")),
     AttachType("sock_release", 34, _SOCK, "cgroup_inet_sock_release", ("cgroup/sock_release",)),
     AttachType("sock_ops", 3, ProgramType.SOCK_OPS, "cgroup_sock_ops", ("sockops",)),
     AttachType("device", 6, ProgramType.CGROUP_DEVICE, "cgroup_device", ("cgroup/dev",)),
@@ -79,14 +77,10 @@ CGROUP_ATTACH_TYPES: Final = (
     AttachType("recvmsg_unix", 51, _ADDR, "cgroup_unix_recvmsg", ("cgroup/recvmsg_unix",)),
     AttachType("getpeername4", 29, _ADDR, "cgroup_inet4_getpeername", ("cgroup/getpeername4",)),
     AttachType("getpeername6", 30, _ADDR, "cgroup_inet6_getpeername", ("cgroup/getpeername6",)),
-    AttachType(
-        "getpeername_unix", 52, _ADDR, "cgroup_unix_getpeername", ("cgroup/getpeername_unix",)
-    ),
+    AttachType("getpeername_unix", 52, _ADDR, "cgroup_unix_getpeername", ("cgroup/getpeername_unix",)),
     AttachType("getsockname4", 31, _ADDR, "cgroup_inet4_getsockname", ("cgroup/getsockname4",)),
     AttachType("getsockname6", 32, _ADDR, "cgroup_inet6_getsockname", ("cgroup/getsockname6",)),
-    AttachType(
-        "getsockname_unix", 53, _ADDR, "cgroup_unix_getsockname", ("cgroup/getsockname_unix",)
-    ),
+    AttachType("getsockname_unix", 53, _ADDR, "cgroup_unix_getsockname", ("cgroup/getsockname_unix",)),
 )
 
 _BY_NAME: Final = {
@@ -95,9 +89,7 @@ _BY_NAME: Final = {
     for word in (attach_type.name, attach_type.long_name)
 }
 _BY_SECTION: Final = {
-    section: attach_type
-    for attach_type in (XDP, *CGROUP_ATTACH_TYPES)
-    for section in attach_type.sections
+    section: attach_type for attach_type in (XDP, *CGROUP_ATTACH_TYPES) for section in attach_type.sections
 }
 _BY_NUMBER: Final = {attach_type.number: attach_type for attach_type in (XDP, *CGROUP_ATTACH_TYPES)}
 

@@ -108,6 +108,4 @@ class Healed:
     sentence: str
 
 
-News: TypeAlias = (
-    LinkAdded | LinkRemoved | ProgramReplaced | StateChanged | ForeignChange | Healed
-)
+News: TypeAlias = LinkAdded | LinkRemoved | ProgramReplaced | StateChanged | ForeignChange | Healed

@@ -68,9 +68,7 @@ class Executor:
             committed = committed or isinstance(action, SaveDone | SaveEnding)
         return held
 
-    def _perform(
-        self, action: Action, target: Target, held: Held, undo: list[Callable[[], None]]
-    ) -> Held:
+    def _perform(self, action: Action, target: Target, held: Held, undo: list[Callable[[], None]]) -> Held:
         store, pins, kernel = self._store, self._pins, self._kernel
         match action:
             case SaveIntent(record=record, image=image):

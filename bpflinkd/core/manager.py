@@ -36,7 +36,7 @@ from bpflinkd.core.model import (
     XdpTarget,
 )
 from bpflinkd.core.ports import Clock, Kernel, Pins, Program, Publish, Store, Stored
-from bpflinkd.core.reconcile import Change, Fight, Verdict, judge
+from bpflinkd.core.reconcile import NO_FIGHT, Change, Fight, Verdict, judge
 from bpflinkd.core.requests import AttachRequest, Caller, DetachRequest, ReplaceRequest
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class _Entry:
     record: Record
     health: Health
     held: Held
-    fight: Fight = Fight()
+    fight: Fight = NO_FIGHT
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
@@ -60,9 +60,7 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 class Manager:
     """The links of one host."""
 
-    def __init__(
-        self, kernel: Kernel, pins: Pins, store: Store, publish: Publish, clock: Clock
-    ) -> None:
+    def __init__(self, kernel: Kernel, pins: Pins, store: Store, publish: Publish, clock: Clock) -> None:
         self._kernel = kernel
         self._pins = pins
         self._store = store
@@ -90,7 +88,7 @@ class Manager:
         program = self._kernel.open_program(request.program, request.target, given=given)
         try:
             target = plan.settle_target(request.target, program)
-            occupant = self._kernel.occupant(target, hook) if hook else None
+            occupant = self._kernel.occupant(hook) if hook else None
             record, actions = plan.attach(request, target, program, hook, occupant, self._clock())
             held = self._executor.run(actions, target, Held(link=None, program=program))
         except BaseException:
@@ -329,7 +327,7 @@ class Manager:
         hook = self._kernel.resolve(target)
         if hook is None or (facts is not None and facts.hook == hook):
             return Status(link=facts, hook=hook)
-        return Status(link=facts, hook=hook, occupant=self._kernel.occupant(target, hook))
+        return Status(link=facts, hook=hook, occupant=self._kernel.occupant(hook))
 
     def _hold(self, entry: _Entry, held: Held) -> None:
         """Take new handles and close those that they replace."""

@@ -39,12 +39,15 @@ def encode(text: str) -> str:
     bpffs refuses dots (kernel/bpf/inode.c bpf_lookup), D-Bus paths allow [A-Za-z0-9_]. The
     scheme is that of sd_bus_path_encode(3): other bytes, and a leading digit, become `_xx`.
     """
-    return "".join(
-        chr(byte)
-        if _PLAIN.fullmatch(chr(byte)) and not (index == 0 and chr(byte).isdigit())
-        else f"_{byte:02x}"
-        for index, byte in enumerate(text.encode())
-    ) or "_"
+    return (
+        "".join(
+            chr(byte)
+            if _PLAIN.fullmatch(chr(byte)) and not (index == 0 and chr(byte).isdigit())
+            else f"_{byte:02x}"
+            for index, byte in enumerate(text.encode())
+        )
+        or "_"
+    )
 
 
 def decode(encoded: str) -> str:
@@ -52,6 +55,8 @@ def decode(encoded: str) -> str:
     if encoded == "_":
         return ""
     raw = re.sub(
-        rb"_([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), encoded.encode(errors="replace")
+        rb"_([0-9a-f]{2})",
+        lambda match: bytes([int(match[1], 16)]),
+        encoded.encode(errors="replace"),
     )
     return raw.decode(errors="replace")

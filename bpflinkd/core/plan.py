@@ -53,9 +53,7 @@ from bpflinkd.core.requests import AttachRequest, Caller, ReplaceRequest
 def authorize(caller: Caller, verb: str) -> None:
     """Only root may do what changes links or looks into other processes."""
     if caller.uid != 0:
-        raise NotAuthorized(
-            f"uid {caller.uid} may not {verb}: only root may; run it as root"
-        )
+        raise NotAuthorized(f"uid {caller.uid} may not {verb}: only root may; run it as root")
 
 
 def check_expected(record: Record, expect: int | None) -> None:
@@ -111,9 +109,7 @@ def settle_target(wanted: WantedTarget, program: Program) -> Target:
 
 def _told_by(program: Program, place: CgroupPlace) -> AttachType:
     info = program.info
-    candidates = [
-        a for a in attach_types.of_program_type(info.type) if a is not attach_types.XDP
-    ]
+    candidates = [a for a in attach_types.of_program_type(info.type) if a is not attach_types.XDP]
     if not candidates:
         raise WrongProgramType(
             f"program {info.name!r} is of type {_type_name(info.type)}, which no cgroup takes"
@@ -191,17 +187,13 @@ def attach(
     return record, (*steps, SaveDone(record=record), Promote(name=record.name))
 
 
-def replacement(
-    record: Record, request: ReplaceRequest, program: Program, now: UnixMicros
-) -> Record:
+def replacement(record: Record, request: ReplaceRequest, program: Program, now: UnixMicros) -> Record:
     """The record after a replace, once the program is known to fit the link."""
     match record.target:
         case XdpTarget():
             _check_type(program, attach_types.XDP, f"link {record.name!r} on {record.target}")
         case CgroupTarget():
-            _check_type(
-                program, record.target.attach_type, f"link {record.name!r} on {record.target}"
-            )
+            _check_type(program, record.target.attach_type, f"link {record.name!r} on {record.target}")
         case _:
             assert_never(record.target)
     return replace(

@@ -73,9 +73,7 @@ class Link(Protocol):
 class Kernel(Protocol):
     """Programs, hooks and bpf_links."""
 
-    def open_program(
-        self, wanted: WantedProgram, target: WantedTarget, *, given: bool = False
-    ) -> Program:
+    def open_program(self, wanted: WantedProgram, target: WantedTarget, *, given: bool = False) -> Program:
         """Load or find a program. `BadProgram`, `VerifierRejected`, `NotSupported`.
 
         Args:
@@ -91,7 +89,7 @@ class Kernel(Protocol):
     def interfaces(self) -> Mapping[str, IfIndex]:
         """All interfaces of our network namespace."""
 
-    def occupant(self, target: Target, hook: Hook) -> Occupant | None:
+    def occupant(self, hook: Hook) -> Occupant | None:
         """The program on an exclusive hook; None where it is empty or the hook is shared."""
 
     def identify(self, facts: LinkFacts) -> Occupant:

@@ -46,14 +46,17 @@ PEACE: Final = 300_000_000
 class Fight:
     """How often we have put a link back of late, and when we may do so again."""
 
-    restores: int = 0
-    not_before: UnixMicros = UnixMicros(0)
+    restores: int
+    not_before: UnixMicros
 
     def next_round(self, now: UnixMicros) -> "Fight":
         calm = now > self.not_before + PEACE
         restores = 1 if calm else self.restores + 1
         pause = min(FIRST_PAUSE << min(restores - 1, 20), LONGEST_PAUSE)
         return Fight(restores=restores, not_before=UnixMicros(now + pause))
+
+
+NO_FIGHT: Final = Fight(restores=0, not_before=UnixMicros(0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,9 +121,7 @@ def judge(
                 before,
                 State.ACTIVE,
                 "",
-                Change(kind=ChangeKind.TARGET_BACK, sentence=f"{record.target} is back")
-                if back
-                else None,
+                Change(kind=ChangeKind.TARGET_BACK, sentence=f"{record.target} is back") if back else None,
                 now,
             )
         # The name now stands for another interface: follow the name.
@@ -286,9 +287,7 @@ def _by_policy(
             if now < fight.not_before:
                 reason = f"{verdict.health.reason}; contended, we tried {fight.restores} times"
                 return replace(verdict, health=replace(verdict.health, reason=reason))
-            return replace(
-                verdict, actions=put_back, record=after, fight=fight.next_round(now)
-            )
+            return replace(verdict, actions=put_back, record=after, fight=fight.next_round(now))
         case Policy.YIELD:
             tampered = verdict.health.state is State.TAMPERED
             leave: tuple[Action, ...] = (SetAside(name=record.name),) if tampered else ()

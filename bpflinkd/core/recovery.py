@@ -80,9 +80,7 @@ def recover(item: Stored, pinned: Pinned) -> Recovery:
             healed="the pins of the last change had not been moved into place; they are now",
         )
     left = pinned.staged_link is not None or staged is not None
-    return Recovery(
-        record=record, held=held, actions=(ForgetIntent(name=name),) if left else ()
-    )
+    return Recovery(record=record, held=held, actions=(ForgetIntent(name=name),) if left else ())
 
 
 def _finish_ending(name: str, held: Held) -> Recovery:

@@ -12,7 +12,7 @@ from gi.repository import Gio, GLib
 from pydbus.registration import ObjectRegistration
 
 from bpflinkd.core import names
-from bpflinkd.core.errors import BpflinkdError, NoSuchLink, NotAuthorized
+from bpflinkd.core.errors import NoSuchLink, NotAuthorized
 from bpflinkd.core.events import (
     ForeignChange,
     Healed,
@@ -75,9 +75,7 @@ class _Published:
 
     def interfaces(self) -> GLib.Variant:
         """The a{sa{sv}} of GetManagedObjects and InterfacesAdded."""
-        entry = GLib.Variant.new_dict_entry(
-            GLib.Variant.new_string(wire.LINK), wire.vardict(self.properties)
-        )
+        entry = GLib.Variant.new_dict_entry(GLib.Variant.new_string(wire.LINK), wire.vardict(self.properties))
         return GLib.Variant.new_array(GLib.VariantType("{sa{sv}}"), [entry])
 
 
@@ -217,7 +215,7 @@ class Service:
         call.answer(GLib.Variant.new_tuple(wire.vardict(self._properties_at(call, interface))))
 
     @staticmethod
-    def _set(call: Call) -> None:
+    def _set(_call: Call) -> None:
         raise NotAuthorized("properties are read-only; use the methods of the Manager")
 
     # News
@@ -276,13 +274,9 @@ class Service:
                 wire.vardict(changed),
                 GLib.Variant.new_strv([]),
             )
-            self._connection.emit_signal(
-                None, wire.path_of(name), wire.PROPERTIES, "PropertiesChanged", body
-            )
+            self._connection.emit_signal(None, wire.path_of(name), wire.PROPERTIES, "PropertiesChanged", body)
 
-    def _signal(
-        self, name: str, *arguments: GLib.Variant, interface: str = wire.MANAGER
-    ) -> None:
+    def _signal(self, name: str, *arguments: GLib.Variant, interface: str = wire.MANAGER) -> None:
         self._root.SignalEmitted(interface, name, GLib.Variant.new_tuple(*arguments))
 
     def _pins_of(self, name: str) -> str:

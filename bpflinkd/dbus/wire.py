@@ -141,9 +141,7 @@ def vardict(values: Mapping[str, GLib.Variant]) -> GLib.Variant:
     """An a{sv} of ready variants."""
     builder = GLib.VariantBuilder.new(_SV)
     for key, value in values.items():
-        builder.add_value(
-            GLib.Variant.new_dict_entry(_string(key), GLib.Variant.new_variant(value))
-        )
+        builder.add_value(GLib.Variant.new_dict_entry(_string(key), GLib.Variant.new_variant(value)))
     return builder.end()
 
 

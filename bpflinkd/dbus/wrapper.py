@@ -55,9 +55,7 @@ class Call:
             )
         # A D-Bus string holds no NUL, and a log of the verifier's is kernel text.
         message = error.dbus_message.replace("\0", " ")
-        self._invocation.return_dbus_error(
-            error.dbus_name, message.encode(errors="replace").decode()
-        )
+        self._invocation.return_dbus_error(error.dbus_name, message.encode(errors="replace").decode())
 
     def _close_fds(self) -> None:
         while self._fds:

@@ -72,6 +72,5 @@ def _find_mount() -> Path:
         if after.startswith("cgroup2 "):
             return Path(before.split()[4].encode().decode("unicode_escape"))
     raise NotSupported(
-        "no cgroup v2 hierarchy is mounted; mount one with "
-        "'mount -t cgroup2 none /sys/fs/cgroup/unified'"
+        "no cgroup v2 hierarchy is mounted; mount one with 'mount -t cgroup2 none /sys/fs/cgroup/unified'"
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from bpflinkd.core.model import LinkId, ProgId, Process
+from bpflinkd.core.model import LinkId, Process, ProgId
 from bpflinkd.kernel import info, libbpf
 
 _FIELD: Final = re.compile(r"^(link_id|prog_id):\s+(\d+)$", re.MULTILINE)

@@ -60,9 +60,7 @@ def _declare(name: str, result: Any, *arguments: Any) -> Any:
 
 
 _U32P: Final = POINTER(c_uint32)
-_link_create = _declare(
-    "bpf_link_create", c_int, c_int, c_int, c_int, POINTER(_LinkCreateOpts)
-)
+_link_create = _declare("bpf_link_create", c_int, c_int, c_int, c_int, POINTER(_LinkCreateOpts))
 _link_update = _declare("bpf_link_update", c_int, c_int, c_int, POINTER(_LinkUpdateOpts))
 _link_detach = _declare("bpf_link_detach", c_int, c_int)
 _obj_pin = _declare("bpf_obj_pin", c_int, c_int, c_char_p)
@@ -74,9 +72,7 @@ _link_next_id = _declare("bpf_link_get_next_id", c_int, c_uint32, _U32P)
 _prog_query = _declare("bpf_prog_query", c_int, c_int, c_int, c_uint32, _U32P, _U32P, _U32P)
 _xdp_query = _declare("bpf_xdp_query", c_int, c_int, c_int, POINTER(XdpQuery))
 _xdp_detach = _declare("bpf_xdp_detach", c_int, c_int, c_uint32, POINTER(_XdpAttachOpts))
-_open_mem = _declare(
-    "bpf_object__open_mem", c_void_p, c_char_p, c_size_t, POINTER(_ObjectOpenOpts)
-)
+_open_mem = _declare("bpf_object__open_mem", c_void_p, c_char_p, c_size_t, POINTER(_ObjectOpenOpts))
 _object_load = _declare("bpf_object__load", c_int, c_void_p)
 object_close = _declare("bpf_object__close", None, c_void_p)
 _next_program = _declare("bpf_object__next_program", c_void_p, c_void_p, c_void_p)
@@ -128,9 +124,7 @@ def link_update(link_fd: int, new_prog_fd: int, *, old_prog_fd: int) -> None:
             the link cannot be updated; ENOLINK the hook is gone.
             Source: net/core/dev.c bpf_xdp_link_update(), kernel/bpf/cgroup.c cgroup_bpf_replace().
     """
-    opts = _LinkUpdateOpts(
-        sz=ctypes.sizeof(_LinkUpdateOpts), flags=BPF_F_REPLACE, old_prog_fd=old_prog_fd
-    )
+    opts = _LinkUpdateOpts(sz=ctypes.sizeof(_LinkUpdateOpts), flags=BPF_F_REPLACE, old_prog_fd=old_prog_fd)
     _check(_link_update(link_fd, new_prog_fd, byref(opts)), "BPF_LINK_UPDATE")
 
 

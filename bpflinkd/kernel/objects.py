@@ -36,9 +36,7 @@ def read_file(fd: int) -> bytes:
     if not stat.S_ISREG(status.st_mode):
         raise BadProgram("the object is not a regular file")
     if status.st_size > MAX_OBJECT:
-        raise BadProgram(
-            f"the object file has {status.st_size} bytes; at most {MAX_OBJECT} are accepted"
-        )
+        raise BadProgram(f"the object file has {status.st_size} bytes; at most {MAX_OBJECT} are accepted")
     try:
         return os.pread(fd, MAX_OBJECT, 0)
     except OSError as error:
@@ -150,9 +148,7 @@ def _choose(handle: int, name: str | None) -> int:
     listed = ", ".join(found)
     if name is None:
         if len(found) > 1:
-            raise BadProgram(
-                f"the object holds {len(found)} programs; choose one with --program: {listed}"
-            )
+            raise BadProgram(f"the object holds {len(found)} programs; choose one with --program: {listed}")
         return next(iter(found.values()))
     if name not in found:
         raise BadProgram(f"the object has no program {name[:80]!r}; it has: {listed}")

@@ -75,7 +75,7 @@ def _described(kind: str) -> str:
     return {"map": "a BPF map", "link": "a BPF link"}.get(kind, kind)
 
 
-def from_pin(path: str, source: Source, **details: tuple[str, ...]) -> HeldProgram:
+def from_pin(path: str, source: Source, map_names: tuple[str, ...] = ()) -> HeldProgram:
     """Open a pinned program."""
     if not path.startswith("/"):
         raise BadProgram(f"the pin {path[:200]!r} must be an absolute path on a bpffs")
@@ -86,7 +86,7 @@ def from_pin(path: str, source: Source, **details: tuple[str, ...]) -> HeldProgr
         raise BadProgram(f"the pin {path[:200]!r} cannot be opened: {reason}") from None
     try:
         require_program_fd(fd, f"the pin {path!r}")
-        return HeldProgram(fd, source, **details)
+        return HeldProgram(fd, source, map_names=map_names)
     except BaseException:
         os.close(fd)
         raise

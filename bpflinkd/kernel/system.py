@@ -54,9 +54,7 @@ class LinuxKernel:
         match wanted:
             case ObjectFile(fd=fd, program=name):
                 data = objects.read_file(fd)
-                return objects.load(
-                    data, name, _attach_type(target), given=given, ifindex=_device(target)
-                )
+                return objects.load(data, name, _attach_type(target), given=given, ifindex=_device(target))
             case PinnedProgram(path=path):
                 return program.from_pin(path, wanted)
             case ProgramById(id=prog_id):
@@ -105,7 +103,7 @@ class LinuxKernel:
     def interfaces(self) -> Mapping[str, IfIndex]:
         return xdp.interfaces()
 
-    def occupant(self, target: Target, hook: Hook) -> Occupant | None:
+    def occupant(self, hook: Hook) -> Occupant | None:
         if not isinstance(hook, XdpHook):
             return None  # cgroup programs sit side by side
         return next(xdp.occupants(hook.ifindex), None)

@@ -167,11 +167,7 @@ class Daemon:
         """Attach; returns the object path."""
         with program as (wanted, fds):
             words = {key: GLib.Variant("s", value) for key, value in target.items()}
-            return str(
-                self.call(
-                    "Attach", "(sa{sv}a{sv}a{sv})", (name, words, wanted, options), fds=fds
-                )
-            )
+            return str(self.call("Attach", "(sa{sv}a{sv}a{sv})", (name, words, wanted, options), fds=fds))
 
     def replace(self, name: str, program: "Source", expect: int | None = None) -> int:
         """Replace; returns the generation."""
