@@ -14,6 +14,7 @@ from gi.repository import Gio, GLib
 from pydbus.registration import ObjectWrapper
 
 from bpflinkd.core.errors import BadProgram, BpflinkdError, Internal
+from bpflinkd.dbus import leak
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Call:
         """Reply with the out arguments as one tuple; None for a method that returns nothing."""
         self._close_fds()
         self._invocation.return_value(value)
+        leak.release(self._invocation)
 
     def fail(self, error: BaseException) -> None:
         """Reply with a named error; what is not ours is logged and named Internal."""

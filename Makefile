@@ -1,0 +1,56 @@
+# Everything a developer or CI runs. `make demo` and `make test` set up a fresh Debian 12 as root.
+
+PYTHON := /usr/bin/python3
+BIN := .venv/bin
+PREFIX ?= /usr
+DESTDIR ?=
+
+# What Debian has and PyPI has not, or has under other names; clang compiles our BPF C.
+PACKAGES := python3-venv python3-gi python3-pydbus python3-systemd gir1.2-json-1.0 libbpf1 \
+	linux-libc-dev clang dbus iproute2 bpftool xdp-tools util-linux
+STAMP := .venv/built
+
+.DEFAULT_GOAL := help
+.PHONY: help build packages demo test check unit kernel bench install uninstall clean format
+
+help: ## Show what can be made.
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+build: $(STAMP) ## Install what is missing; leaves .venv/bin/bpflinkd and .venv/bin/bpflinkctl.
+
+packages:
+	@missing=$$(for package in $(PACKAGES); do \
+		dpkg-query -W -f '$${db:Status-Abbrev}' $$package 2>/dev/null | grep -q '^ii' || echo $$package; \
+	done); \
+	if [ -n "$$missing" ]; then \
+		echo "installing:" $$missing; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+			apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
+	fi
+
+$(STAMP): pyproject.toml hatch_build.py $(wildcard bpflinkd/programs/*.bpf.c) | packages
+	$(PYTHON) -m venv --system-site-packages .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: build ## Show the main job for real, beside whatever runs here, leaving nothing behind.
+	$(BIN)/python -m integration.demo
+
+test: check kernel ## Everything that proves it: checks, unit tests, tests on this machine's kernel.
+
+check: build unit ## Format, lint, types, import contracts, unit tests.
+
+unit: build
+	$(BIN)/python -m pytest -q tests/unit
+
+kernel: build
+	$(BIN)/python -m pytest -q tests/kernel
+
+format: build ## Bring the code into its form.
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench: build ## Measure; print a table.
+	$(BIN)/python -m bench
+
+clean: ## Remove what the build made.
+	rm -rf .venv build dist bpflinkd/programs/*.bpf.o
