@@ -126,7 +126,7 @@ class Service:
         name, target, program, options = call.arguments
         policy, wait = wire.attach_options(options)
         wanted = wire.wanted_target(target)
-        source = wire.wanted_program(program, call.take_fd)
+        source = wire.wanted_program(program, call.fd)
 
         def request(caller: Caller) -> AttachRequest:
             return AttachRequest(
@@ -141,7 +141,7 @@ class Service:
     def _replace(self, call: Call) -> None:
         name, program, options = call.arguments
         expect = wire.replace_options(options)
-        source = wire.wanted_program(program, call.take_fd)
+        source = wire.wanted_program(program, call.fd)
 
         def request(caller: Caller) -> ReplaceRequest:
             return ReplaceRequest(caller=caller, name=name, program=source, expect=expect)

@@ -7,7 +7,6 @@ class leaves both open through `call_method`.
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from gi.repository import Gio, GLib
@@ -19,27 +18,28 @@ from bpflinkd.dbus import leak
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
 class Call:
-    """One method call that waits for its answer. Descriptors taken from it are closed with it."""
+    """One method call that waits for its answer. Owns the descriptors that came with it."""
 
-    sender: str
-    path: str
-    arguments: tuple[Any, ...]
-    _invocation: Gio.DBusMethodInvocation
-    _fds: list[int] = field(default_factory=list)
+    __slots__ = ("_fds", "_invocation", "arguments", "path", "sender")
 
-    def take_fd(self, index: int) -> int:
+    def __init__(
+        self, sender: str, path: str, arguments: tuple[Any, ...], invocation: Gio.DBusMethodInvocation
+    ) -> None:
+        self.sender = sender
+        self.path = path
+        self.arguments = arguments
+        self._invocation = invocation
+        # Taken out of the message, so that they are closed when the call is answered and not when
+        # Python comes round to freeing the message.
+        sent = invocation.get_message().get_unix_fd_list()
+        self._fds: list[int] = list(sent.steal_fds()) if sent is not None else []
+
+    def fd(self, index: int) -> int:
         """The descriptor at an index of the message; open until the answer is sent."""
-        sent = self._invocation.get_message().get_unix_fd_list()
-        if sent is None or not 0 <= index < sent.get_length():
+        if not 0 <= index < len(self._fds):
             raise BadProgram(f"the message carries no file descriptor at index {index}")
-        try:
-            fd = sent.get(index)
-        except GLib.Error as error:
-            raise BadProgram(f"the file descriptor cannot be taken: {error.message}") from None
-        self._fds.append(fd)
-        return int(fd)
+        return self._fds[index]
 
     def answer(self, value: GLib.Variant | None) -> None:
         """Reply with the out arguments as one tuple; None for a method that returns nothing."""
