@@ -241,7 +241,6 @@ class Manager:
         if entry.held.program is None:
             return
         verdict = self._judge(entry, None if first else entry.health)
-        was = entry.health.state
         if verdict.change is not None and not (first and verdict.health.state is State.ACTIVE):
             self._tell(entry, verdict, verdict.change, source)
         if verdict.let_go:
@@ -250,17 +249,22 @@ class Manager:
             self._drop(name)
             self._publish(LinkRemoved(view=view, reason="policy yield: let go to a stranger"))
             return
-        health = verdict.health
-        if verdict.actions:
-            health = self._act(entry, verdict)
-        told = entry.health
-        entry.health = health
+        if verdict.fight is not None:
+            # Two steps for readers too: what it was like, and that we put it back.
+            entry.fight = verdict.fight
+            self._show(entry, verdict.health, first=first)
+            first = False
+        self._show(entry, self._act(entry, verdict) if verdict.actions else verdict.health, first=first)
+
+    def _show(self, entry: _Entry, health: Health, *, first: bool) -> None:
+        """Take a new health, and tell if it differs."""
+        before, entry.health = entry.health, health
         if health.state is State.ACTIVE and entry.held.link is not None:
             entry.held.link.mark_good()
         if first:
-            self._publish(LinkAdded(view=self._view(name)))
-        elif (told.state, told.reason) != (health.state, health.reason):
-            self._publish(StateChanged(view=self._view(name), old=was))
+            self._publish(LinkAdded(view=self._view(entry.record.name)))
+        elif (before.state, before.reason) != (health.state, health.reason):
+            self._publish(StateChanged(view=self._view(entry.record.name), old=before.state))
 
     def _judge(self, entry: _Entry, before: Health | None) -> Verdict:
         assert entry.held.program is not None
@@ -275,8 +279,6 @@ class Manager:
 
     def _act(self, entry: _Entry, verdict: Verdict) -> Health:
         """Do what the verdict asks; returns the health that results."""
-        if verdict.fight is not None:
-            entry.fight = verdict.fight
         try:
             record = verdict.record or entry.record
             held = self._executor.run(verdict.actions, record.target, entry.held)
