@@ -186,7 +186,8 @@ def _name_refused(bus: str, refusal: Exception) -> StartError:
     return StartError(f"another bpflinkd owns org.bpflinkd1 on the {bus} bus")
 
 
-_Dir = click.Path(path_type=Path)
+# Whether a directory can be used is found out by using it, with a better sentence.
+_Dir = click.Path(path_type=Path, readable=False)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

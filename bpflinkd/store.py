@@ -133,7 +133,7 @@ class SqliteStore:
                 )
             verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
             if verdict != "ok":
-                raise StorageFailed(damaged.format(verdict))
+                raise StorageFailed(damaged.format(" ".join(verdict.split())))
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA foreign_keys = ON")
             if not tables:

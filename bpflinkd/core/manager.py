@@ -35,7 +35,7 @@ from bpflinkd.core.model import (
     XdpHook,
     XdpTarget,
 )
-from bpflinkd.core.ports import Clock, Kernel, Pins, Program, Publish, Store, Stored
+from bpflinkd.core.ports import Clock, Kernel, Pins, Publish, Store, Stored
 from bpflinkd.core.reconcile import NO_FIGHT, Change, Fight, Verdict, judge
 from bpflinkd.core.requests import AttachRequest, Caller, DetachRequest, ReplaceRequest
 
@@ -174,29 +174,41 @@ class Manager:
         record = decision.record
         if record is None:
             return
-        if held.program is None:
-            program, record = self._reload(record)
-            held = replace(held, program=program)
         unknown = Health(state=State.WAITING, reason="", since=self._clock())
-        self._links[name] = _Entry(record=record, health=unknown, held=held)
+        entry = _Entry(record=record, health=unknown, held=held)
+        self._links[name] = entry
+        if held.program is None:
+            try:
+                self._find_program(entry)
+            except BpflinkdError as error:
+                self._show(entry, replace(unknown, state=State.FAILED, reason=str(error)), first=True)
+                return
         self._observe(name, "start", first=True)
 
-    def _reload(self, record: Record) -> tuple[Program, Record]:
-        """Load the program of a record again, whose pin is gone: after a reboot, say."""
-        source = record.generation.source
-        image = self._store.image(source.sha256) if isinstance(source, StoredObject) else None
-        program = self._kernel.reload_program(source, image, record.target)
-        generation = replace(record.generation, program=program.info)
-        record = replace(record, generation=generation, hook=None)
-        self._pins.stage_program(record.name, program)
-        self._pins.promote(record.name)
-        self._store.commit(record)
-        return program, record
+    def _find_program(self, entry: _Entry) -> None:
+        """Get a program whose pin is gone: from the link that still runs it, or from its source."""
+        record, link = entry.record, entry.held.link
+        generation = record.generation
+        facts = link.facts() if link is not None else None
+        if facts is not None and facts.prog_id == generation.program.id:
+            maps = self._pins.maps(record.name)
+            program = self._kernel.hold_program(facts.prog_id, generation.source, maps)
+            self._pins.put_back(record.name, program)
+        else:
+            source = generation.source
+            image = self._store.image(source.sha256) if isinstance(source, StoredObject) else None
+            program = self._kernel.reload_program(source, image, record.target)
+            entry.record = replace(record, generation=replace(generation, program=program.info))
+            self._pins.stage_program(record.name, program)
+            self._pins.promote(record.name)
+            self._store.commit(entry.record)
+        entry.held = replace(entry.held, program=program)
 
     def _adopt_failed(self, record: Record, reason: str) -> None:
         health = Health(state=State.FAILED, reason=reason, since=self._clock())
-        held = Held(link=None, program=None)
-        self._links[record.name] = _Entry(record=record, health=health, held=held)
+        entry = _Entry(record=record, health=health, held=Held(link=None, program=None))
+        self._links[record.name] = entry
+        self._show(entry, health, first=True)
 
     # Watching
 

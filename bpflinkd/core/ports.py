@@ -83,6 +83,9 @@ class Kernel(Protocol):
     def reload_program(self, source: Source, image: bytes | None, target: Target) -> Program:
         """Load a program again from what we remember, after its pin is gone. `BadProgram`."""
 
+    def hold_program(self, prog_id: ProgId, source: Source, maps: tuple[str, ...] = ()) -> Program:
+        """Hold a program that is loaded already. `BadProgram` where there is none."""
+
     def resolve(self, target: WantedTarget) -> Hook | None:
         """The hook that a target stands for now; None where it is not there."""
 
@@ -129,6 +132,12 @@ class Pins(Protocol):
 
     def open(self, name: str, source: Source) -> Pinned:
         """Open all that is there."""
+
+    def maps(self, name: str) -> tuple[str, ...]:
+        """Names of the maps that are pinned now."""
+
+    def put_back(self, name: str, program: Program) -> None:
+        """Pin the current program again, whose pin is gone."""
 
     def stage_program(self, name: str, program: Program) -> None: ...
     def stage_link(self, name: str, link: Link) -> None: ...

@@ -16,7 +16,8 @@ from bpflinkd.core import names
 from bpflinkd.core.errors import BadProgram, BpflinkdError, KernelRefused, StorageFailed
 from bpflinkd.core.model import Source
 from bpflinkd.core.ports import Link, Pinned, Program
-from bpflinkd.kernel import libbpf, program
+from bpflinkd.kernel import libbpf
+from bpflinkd.kernel import program as programs
 from bpflinkd.kernel.link import HeldLink
 from bpflinkd.kernel.program import HeldProgram
 
@@ -46,6 +47,12 @@ def _remove_tree(directory: Path) -> None:
         else:
             os.unlink(entry.path)
     os.rmdir(directory)
+
+
+def _maps_in(home: Path) -> tuple[str, ...]:
+    """Names of the maps pinned in a link's directory."""
+    maps = home / _MAPS
+    return tuple(sorted(names.decode(pin.name) for pin in maps.iterdir())) if maps.exists() else ()
 
 
 @contextlib.contextmanager
@@ -95,6 +102,13 @@ class PinDirectory:
             staged_link=self._open_link(stage / _LINK),
             staged_program=self._open_program(stage, source),
         )
+
+    def maps(self, name: str) -> tuple[str, ...]:
+        return _maps_in(self._of(name))
+
+    def put_back(self, name: str, program: Program) -> None:
+        with _failures(f"pinning the program of link {name!r} again"):
+            libbpf.obj_pin(cast(HeldProgram, program).fd, str(self._of(name) / _PROGRAM))
 
     def stage_program(self, name: str, staged: Program) -> None:
         held = cast(HeldProgram, staged)
@@ -170,9 +184,7 @@ class PinDirectory:
     def _open_program(self, home: Path, source: Source) -> HeldProgram | None:
         if not (home / _PROGRAM).exists():
             return None
-        maps = home / _MAPS
-        found = sorted(names.decode(entry.name) for entry in maps.iterdir()) if maps.exists() else []
         try:
-            return program.from_pin(str(home / _PROGRAM), source, map_names=tuple(found))
+            return programs.from_pin(str(home / _PROGRAM), source, map_names=_maps_in(home))
         except BadProgram as error:
             raise BpflinkdError(str(error)) from None

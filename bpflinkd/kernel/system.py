@@ -58,11 +58,7 @@ class LinuxKernel:
             case PinnedProgram(path=path):
                 return program.from_pin(path, wanted)
             case ProgramById(id=prog_id):
-                try:
-                    return HeldProgram(libbpf.prog_fd_by_id(prog_id), wanted)
-                except OSError as error:
-                    reason = "there is none" if error.errno == errno.ENOENT else error.strerror
-                    raise BadProgram(f"program id {prog_id} cannot be opened: {reason}") from None
+                return self.hold_program(prog_id, wanted)
             case ProgramFd(fd=fd):
                 program.require_program_fd(fd, "the descriptor")
                 return HeldProgram(os.dup(fd), ProgramFd())
@@ -75,6 +71,13 @@ class LinuxKernel:
                 return objects.load_builtin(wanted, attach_type)
             case _:
                 assert_never(wanted)
+
+    def hold_program(self, prog_id: ProgId, source: Source, maps: tuple[str, ...] = ()) -> HeldProgram:
+        try:
+            return HeldProgram(libbpf.prog_fd_by_id(prog_id), source, map_names=maps)
+        except OSError as error:
+            reason = "there is none" if error.errno == errno.ENOENT else error.strerror
+            raise BadProgram(f"program id {prog_id} cannot be opened: {reason}") from None
 
     def reload_program(self, source: Source, image: bytes | None, target: Target) -> HeldProgram:
         attach_type = _attach_type(target)

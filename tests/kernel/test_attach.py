@@ -68,9 +68,7 @@ def sections(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("attach_type", CGROUP_TYPES)
-def test_attach_type_comes_from_the_section(
-    daemon: Daemon, sections: Path, attach_type: AttachType
-) -> None:
+def test_attach_type_comes_from_the_section(daemon: Daemon, sections: Path, attach_type: AttachType) -> None:
     if not known_to_kernel(attach_type):
         pytest.skip(f"this kernel has no attach type {attach_type.name}")
     for number in range(len(attach_type.sections)):

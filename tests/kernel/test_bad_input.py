@@ -85,9 +85,7 @@ def huge(daemon: Daemon) -> Source:
         pytest.param(lambda _: builtin("drop"), "BadProgram", "there is: pass", id="no such builtin"),
     ],
 )
-def test_bad_programs(
-    daemon: Daemon, source: Callable[[Daemon], Source], error: str, says: str
-) -> None:
+def test_bad_programs(daemon: Daemon, source: Callable[[Daemon], Source], error: str, says: str) -> None:
     given = source(daemon)
     with pytest.raises(Refused, match=says) as refusal:
         daemon.attach("edge", {"xdp": "v0"}, given)

@@ -40,9 +40,7 @@ class Signals:
 
     def kinds(self, name: str = "edge") -> list[str]:
         """The kinds of foreign change of one link, in order."""
-        return [
-            words[1] for signal, words in self.all() if signal == "ForeignChange" and words[0] == name
-        ]
+        return [words[1] for signal, words in self.all() if signal == "ForeignChange" and words[0] == name]
 
     def close(self) -> None:
         self._connection.signal_unsubscribe(self._id)
@@ -307,9 +305,7 @@ def test_lost_netlink_messages_lead_to_a_sweep(world: World) -> None:
     batch = "\n".join(
         f"link set v1 mtu {1400 + n % 50}\nlink set v1 alias {'x' * 200}{n}" for n in range(4000)
     )
-    subprocess.run(
-        ["ip", "-n", world.netns, "-batch", "-"], input=batch, text=True, check=True, timeout=60
-    )
+    subprocess.run(["ip", "-n", world.netns, "-batch", "-"], input=batch, text=True, check=True, timeout=60)
     os.kill(daemon.process.pid, signal.SIGCONT)
     until(lambda: "netlink messages were lost" in daemon.said(), "ENOBUFS", seconds=30)
     becomes(daemon, "severed")
