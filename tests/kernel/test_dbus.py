@@ -167,8 +167,7 @@ def test_twenty_clients_at_once(daemon: Daemon) -> None:
         "print(won)\n"
     )
     clients = [
-        daemon.world.process(sys.executable, "-c", code, cwd=REPO, stdout=subprocess.PIPE)
-        for _ in range(8)
+        daemon.world.process(sys.executable, "-c", code, cwd=REPO, stdout=subprocess.PIPE) for _ in range(8)
     ]
     won = sum(int(client.communicate(timeout=60)[0]) for client in clients)
     assert daemon.link("edge")["Generation"] == won + 1

@@ -1,0 +1,132 @@
+"""Fakes for the core's decisions, and only for these.
+
+They stand in for the kernel where a test is about order and undo: no errno, no timing, no kernel
+behaviour is decided here. What the core assumes of the real edges is pinned by tests/kernel.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bpflinkd.core import attach_types
+from bpflinkd.core.attach_types import AttachType, ProgramType
+from bpflinkd.core.errors import KernelRefused, StorageFailed
+from bpflinkd.core.model import (
+    Builtin,
+    Generation,
+    Hook,
+    IfIndex,
+    Lifetime,
+    LinkFacts,
+    LinkId,
+    Owner,
+    Policy,
+    ProgId,
+    ProgramInfo,
+    Record,
+    Source,
+    Target,
+    UnixMicros,
+    XdpHook,
+    XdpTarget,
+)
+
+ETH0 = XdpTarget(interface="eth0")
+HOOK, OTHER_HOOK = XdpHook(IfIndex(3)), XdpHook(IfIndex(9))
+NOW = UnixMicros(1_000_000)
+
+
+def info(number: int, kind: int = ProgramType.XDP, name: str = "prog") -> ProgramInfo:
+    return ProgramInfo(id=ProgId(number), name=f"{name}{number}", tag="0" * 16, type=kind)
+
+
+@dataclass
+class FakeProgram:
+    """A program with an id and a type, loaded nowhere."""
+
+    number: int = 1
+    kind: int = ProgramType.XDP
+    declared: AttachType | None = None
+    fitting: tuple[AttachType, ...] = (attach_types.XDP,)
+    source: Source = field(default_factory=lambda: Builtin(name="pass"))
+    image: bytes | None = None
+    maps: tuple[str, ...] = ()
+    closed: bool = False
+
+    @property
+    def info(self) -> ProgramInfo:
+        return info(self.number, self.kind)
+
+    def fits(self, attach_type: AttachType) -> bool:
+        return attach_type in self.fitting
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class FakeLink:
+    """A link that says what the test wants it to say."""
+
+    prog_id: int = 1
+    hook: Hook | None = HOOK
+    id: LinkId = LinkId(7)
+    closed: bool = False
+
+    def facts(self) -> LinkFacts:
+        return LinkFacts(id=self.id, prog_id=ProgId(self.prog_id), hook=self.hook)
+
+    def mark_good(self) -> None: ...
+
+    def unchanged(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class Diary:
+    """Stands in for kernel, pins and store at once: writes down each call, fails where told."""
+
+    fail_at: str = ""
+    calls: list[str] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any) -> Any:
+            self.calls.append(name)
+            if name == self.fail_at:
+                error = StorageFailed if name in {"intend", "commit", "mark_ending"} else KernelRefused
+                raise error(f"{name} was told to fail")
+            return FakeLink() if name == "create_link" else None
+
+        return call
+
+    def interfaces(self) -> Mapping[str, IfIndex]:
+        return {}
+
+
+def record(
+    number: int = 1,
+    prog_id: int = 1,
+    *,
+    target: Target = ETH0,
+    policy: Policy = Policy.ALERT,
+    hook: Hook | None = HOOK,
+) -> Record:
+    return Record(
+        name="edge",
+        target=target,
+        owner=Owner(uid=0),
+        policy=policy,
+        lifetime=Lifetime.PINNED,
+        created=UnixMicros(1),
+        generation=Generation(
+            number=number,
+            program=info(prog_id),
+            source=Builtin(name="pass"),
+            since=UnixMicros(2),
+            by_uid=0,
+        ),
+        hook=hook,
+    )
