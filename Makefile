@@ -52,5 +52,26 @@ format: build ## Bring the code into its form.
 bench: build ## Measure; print a table.
 	$(BIN)/python -m bench
 
+LIBDIR := $(PREFIX)/lib/bpflinkd
+
+install: ## Install program, unit and D-Bus files below DESTDIR.
+	$(PYTHON) -m venv --system-site-packages $(DESTDIR)$(LIBDIR)
+	$(DESTDIR)$(LIBDIR)/bin/pip install --quiet --disable-pip-version-check .
+	# The programs name the interpreter by where it will be, not by where it is put now.
+	sed -i '1s|^#!.*|#!$(LIBDIR)/bin/python|' $(DESTDIR)$(LIBDIR)/bin/bpflinkd $(DESTDIR)$(LIBDIR)/bin/bpflinkctl
+	install -d $(DESTDIR)$(PREFIX)/bin
+	ln -sf $(LIBDIR)/bin/bpflinkd $(LIBDIR)/bin/bpflinkctl $(DESTDIR)$(PREFIX)/bin/
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|@BINDIR@|$(PREFIX)/bin|' units/bpflinkd.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/bpflinkd.service
+	install -D -m 644 units/org.bpflinkd1.conf $(DESTDIR)$(PREFIX)/share/dbus-1/system.d/org.bpflinkd1.conf
+	install -D -m 644 units/org.bpflinkd1.service $(DESTDIR)$(PREFIX)/share/dbus-1/system-services/org.bpflinkd1.service
+
+uninstall: ## Remove what install put there; links, records and configuration stay.
+	rm -rf $(DESTDIR)$(LIBDIR)
+	rm -f $(DESTDIR)$(PREFIX)/bin/bpflinkd $(DESTDIR)$(PREFIX)/bin/bpflinkctl
+	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/bpflinkd.service
+	rm -f $(DESTDIR)$(PREFIX)/share/dbus-1/system.d/org.bpflinkd1.conf
+	rm -f $(DESTDIR)$(PREFIX)/share/dbus-1/system-services/org.bpflinkd1.service
+
 clean: ## Remove what the build made.
 	rm -rf .venv build dist bpflinkd/programs/*.bpf.o

@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -54,6 +55,8 @@ class Daemon:
         """Open everything, take back every link, then show up on the bus."""
         self._config = config
         self._started = _now()
+        _raise_descriptor_limit()
+        _make_runtime_dir(config.runtime_dir)
         self._loop = GLib.MainLoop()
         self._store = SqliteStore(config.state_dir)
         pins = PinDirectory(config.bpffs)
@@ -148,6 +151,19 @@ class Daemon:
     def _bus_closed(self, *_arguments: Any) -> None:
         self._failure = StartError("the D-Bus connection was closed; links stay attached", EXIT_NO_BUS)
         self._loop.quit()
+
+
+def _raise_descriptor_limit() -> None:
+    """Each link takes two descriptors; the usual soft limit is for programs that use select()."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _make_runtime_dir(place: Path) -> None:
+    try:
+        place.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(f"the runtime directory {place} cannot be made: {error.strerror}") from None
 
 
 def _source(events: int, detail: str) -> dict[str, GLib.Variant]:

@@ -28,6 +28,7 @@ from bpflinkd.core.model import (
     Health,
     IfIndex,
     LinkView,
+    Occupant,
     Record,
     State,
     Status,
@@ -89,7 +90,9 @@ class Manager:
         try:
             target = plan.settle_target(request.target, program)
             occupant = self._kernel.occupant(hook) if hook else None
-            record, actions = plan.attach(request, target, program, hook, occupant, self._clock())
+            if occupant is not None:
+                raise plan.busy(target, occupant, self._name_of(occupant))
+            record, actions = plan.attach(request, target, program, hook, self._clock())
             held = self._executor.run(actions, target, Held(link=None, program=program))
         except BaseException:
             program.close()
@@ -324,6 +327,13 @@ class Manager:
         if entry is None:
             raise NoSuchLink(f"there is no link {name!r}{_suggestion(name, self._links)}")
         return entry
+
+    def _name_of(self, occupant: Occupant) -> str | None:
+        """The link of ours that this is after all."""
+        for name, entry in self._links.items():
+            if entry.held.link is not None and entry.held.link.id == occupant.link_id:
+                return name
+        return None
 
     def _status(self, entry: _Entry, *, for_swap: bool = False) -> Status:
         """Read the kernel: as little as tells how the link is.

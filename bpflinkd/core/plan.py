@@ -127,8 +127,10 @@ def _told_by(program: Program, place: CgroupPlace) -> AttachType:
     return fitting[0]
 
 
-def busy(target: Target, occupant: Occupant) -> HookBusy:
-    """The refusal to evict a stranger, naming it."""
+def busy(target: Target, occupant: Occupant, ours: str | None = None) -> HookBusy:
+    """The refusal to evict a stranger, or another link of ours, naming it."""
+    if ours is not None:
+        return HookBusy(f"{target} is held by our own link {ours!r}; replace that one, or detach it first")
     return HookBusy(
         f"{target} is held by {occupant}; we do not evict it: detach it with the tool that attached it"
     )
@@ -156,12 +158,9 @@ def attach(
     target: Target,
     program: Program,
     hook: Hook | None,
-    occupant: Occupant | None,
     now: UnixMicros,
 ) -> tuple[Record, Sequence[Action]]:
-    """Make a new link. The target is settled, the name is known to be free."""
-    if occupant is not None:
-        raise busy(target, occupant)
+    """Make a new link. The target is settled, the name and the hook are known to be free."""
     record = Record(
         name=request.name,
         target=target,

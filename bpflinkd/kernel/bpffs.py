@@ -120,7 +120,7 @@ class PinDirectory:
             (stage / _MAPS).mkdir(mode=0o700)
             for map_name, fd in held.map_fds.items():
                 libbpf.obj_pin(fd, str(stage / _MAPS / names.encode(map_name)))
-        held.forget_maps()
+        held.settle()
 
     def stage_link(self, name: str, staged: Link) -> None:
         stage = self._of(name) / _STAGE

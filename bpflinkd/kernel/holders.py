@@ -56,6 +56,8 @@ def _holds(process: Path, prog_id: int, link_id: int | None) -> bool:
 
 def _comm(process: Path) -> str:
     try:
-        return (process / "comm").read_text().strip()
+        # A process names itself, with any bytes it likes.
+        name = (process / "comm").read_bytes().removesuffix(b"\n").decode(errors="replace")
     except OSError:
         return "?"
+    return "".join(c if c.isprintable() else "?" for c in name)

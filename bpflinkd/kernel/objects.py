@@ -38,7 +38,7 @@ def read_file(fd: int) -> bytes:
     if status.st_size > MAX_OBJECT:
         raise BadProgram(f"the object file has {status.st_size} bytes; at most {MAX_OBJECT} are accepted")
     try:
-        return os.pread(fd, MAX_OBJECT, 0)
+        return os.pread(fd, status.st_size, 0)
     except OSError as error:
         raise BadProgram(f"the object file cannot be read: {os.strerror(error.errno or 0)}") from None
 

@@ -50,15 +50,16 @@ class HeldProgram:
             return error.errno == errno.EBADF
         return False
 
-    def forget_maps(self) -> None:
-        """Close the maps' fds: they are pinned now, and the program itself holds them too."""
+    def settle(self) -> None:
+        """Drop what was needed only until it was stored and pinned; the program holds its maps."""
+        self.image = None
         for fd in self.map_fds.values():
             os.close(fd)
         self.map_fds.clear()
 
     def close(self) -> None:
         """Give up our references; safe to call again."""
-        self.forget_maps()
+        self.settle()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

@@ -18,8 +18,12 @@ MODE_FLAGS: Final = {
 
 
 def interfaces() -> dict[str, IfIndex]:
-    """All interfaces of our network namespace."""
-    return {name: IfIndex(index) for index, name in socket.if_nameindex()}
+    """All interfaces of our network namespace; bytes that are not UTF-8 are shown as such."""
+    return {_shown(name): IfIndex(index) for index, name in socket.if_nameindex()}
+
+
+def _shown(name: str) -> str:
+    return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def hook(interface: str) -> XdpHook | None:

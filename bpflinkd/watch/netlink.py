@@ -67,19 +67,26 @@ class NetlinkWatch:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                self.losses += 1
-                log.warning("netlink messages were lost; looking at every link")
-                self._lost()
+                self._look_at_everything("netlink messages were lost")
                 break
             if sender == 0:  # only the kernel; any process may send to a netlink port
                 self._handle(data)
         return bool(GLib.SOURCE_CONTINUE)
 
     def _handle(self, data: bytes) -> None:
-        for message in self._parse.parse(data):
-            for tiding in _tidings(message):
-                self.events += 1
-                self._tell(tiding)
+        try:
+            found = [tiding for message in self._parse.parse(data) for tiding in _tidings(message)]
+        except Exception as error:  # a message of a newer kernel must not end the watch
+            self._look_at_everything(f"a netlink message cannot be read ({error!r})")
+            return
+        for tiding in found:
+            self.events += 1
+            self._tell(tiding)
+
+    def _look_at_everything(self, why: str) -> None:
+        self.losses += 1
+        log.warning("%s; looking at every link", why)
+        self._lost()
 
 
 def _tidings(message: Any) -> Iterator[Tiding]:

@@ -1,13 +1,15 @@
 """Bad input: a sentence, the right error name, nothing changed, nothing left."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from gi.repository import GLib
 
-from tests.kernel.test_replace import load_counters
+from tests.kernel.test_replace import REPO, load_counters
 from tests.lab import Daemon
 from tests.lab.compiled import PROGRAMS, compile_c, program
 from tests.lab.daemon import Refused, Source, builtin, by_fd, by_id, elf, pinned
@@ -191,11 +193,31 @@ def test_hook_held_by_netlink(daemon: Daemon) -> None:
     assert "only_one" in daemon.foreign()[0]["program"]["name"]
 
 
-def test_hook_held_by_another_link_names_who(daemon: Daemon) -> None:
+def test_hook_held_by_another_link_of_ours(daemon: Daemon) -> None:
     daemon.attach("edge", {"xdp": "v0"}, builtin())
-    with pytest.raises(Refused, match=r"held by .*pass_xdp.* by bpf_link \d+") as refusal:
+    with pytest.raises(Refused, match="our own link 'edge'") as refusal:
         daemon.attach("second", {"xdp": "v0"}, builtin())
     assert refusal.value.name == "HookBusy"
+
+
+def test_hook_held_by_a_strangers_link_names_who(daemon: Daemon) -> None:
+    code = (
+        "import socket, time\nfrom bpflinkd.kernel import libbpf\nfrom bpflinkd.kernel.objects import load\n"
+        "from bpflinkd.core.attach_types import XDP\n"
+        f"p = load(open('{program('single')}', 'rb').read(), None, XDP)\n"
+        "link = libbpf.link_create(p.fd, socket.if_nametoindex('v0'), XDP.number)\n"
+        "print('held', flush=True)\ntime.sleep(60)\n"
+    )
+    stranger = daemon.world.process(
+        *daemon.world.inside(sys.executable, "-c", code), cwd=REPO, stdout=subprocess.PIPE
+    )
+    assert stranger.stdout
+    stranger.stdout.readline()
+    says = rf"held by program only_one .* by bpf_link \d+, held by python \(pid {stranger.pid}\)"
+    with pytest.raises(Refused, match=says) as refusal:
+        daemon.attach("edge", {"xdp": "v0"}, builtin())
+    assert refusal.value.name == "HookBusy"
+    assert daemon.foreign()[0]["processes"] == [{"pid": stranger.pid, "comm": "python"}]
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,10 @@ def test_what_is_served_is_the_contract(daemon: Daemon) -> None:
         assert set(values) == set(properties)
 
 
+def busctl_as_nobody(daemon: Daemon) -> list[str]:
+    return ["setpriv", "--reuid=65534", "--clear-groups", "busctl", f"--address={daemon.world.bus}"]
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -73,8 +77,12 @@ def test_only_root_may_change_anything(daemon: Daemon, call: tuple[str, str, str
     before = daemon.links()
     method, signature, arguments = call
     done = subprocess.run(
-        ["setpriv", "--reuid=65534", "--clear-groups", "busctl", f"--address={daemon.world.bus}", "call"]
-        + ["org.bpflinkd1", ROOT, "org.bpflinkd1.Manager", method, *signature.split(), *arguments.split()],
+        [
+            *busctl_as_nobody(daemon),
+            *("call", "org.bpflinkd1", ROOT, "org.bpflinkd1.Manager", method),
+            *signature.split(),
+            *arguments.split(),
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -87,8 +95,7 @@ def test_only_root_may_change_anything(daemon: Daemon, call: tuple[str, str, str
 def test_reading_is_for_everyone(daemon: Daemon) -> None:
     daemon.attach("edge", {"xdp": "v0"}, builtin())
     done = subprocess.run(
-        ["setpriv", "--reuid=65534", "--clear-groups", "busctl", f"--address={daemon.world.bus}"]
-        + ["get-property", "org.bpflinkd1", f"{ROOT}/link/edge", LINK, "State"],
+        [*busctl_as_nobody(daemon), "get-property", "org.bpflinkd1", f"{ROOT}/link/edge", LINK, "State"],
         capture_output=True,
         text=True,
         check=True,
@@ -195,12 +202,12 @@ def test_many_descriptors_in_one_message(daemon: Daemon) -> None:
     place = Path(f"/proc/{daemon.process.pid}/fd")
     given = elf(program("single"))
     with given as (wanted, fds):
-        words = ("edge", {"xdp": GLib.Variant("s", "v0")}, wanted, {})
+        words = (".", {"xdp": GLib.Variant("s", "v0")}, wanted, dict[str, GLib.Variant]())
         for _ in range(20):
             with pytest.raises(Refused):
-                daemon.call("Attach", "(sa{sv}a{sv}a{sv})", (".", *words[1:]), fds=fds * 16)
+                daemon.call("Attach", "(sa{sv}a{sv}a{sv})", words, fds=fds * 16)
         before = len(list(place.iterdir()))
         for _ in range(20):
             with pytest.raises(Refused):
-                daemon.call("Attach", "(sa{sv}a{sv}a{sv})", (".", *words[1:]), fds=fds * 16)
+                daemon.call("Attach", "(sa{sv}a{sv}a{sv})", words, fds=fds * 16)
     assert len(list(place.iterdir())) <= before

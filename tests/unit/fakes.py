@@ -34,6 +34,7 @@ from bpflinkd.core.model import (
 ETH0 = XdpTarget(interface="eth0")
 HOOK, OTHER_HOOK = XdpHook(IfIndex(3)), XdpHook(IfIndex(9))
 NOW = UnixMicros(1_000_000)
+LINK_ID = LinkId(7)
 
 
 def info(number: int, kind: int = ProgramType.XDP, name: str = "prog") -> ProgramInfo:
@@ -70,7 +71,7 @@ class FakeLink:
 
     prog_id: int = 1
     hook: Hook | None = HOOK
-    id: LinkId = LinkId(7)
+    id: LinkId = LINK_ID
     closed: bool = False
 
     def facts(self) -> LinkFacts:

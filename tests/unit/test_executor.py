@@ -9,6 +9,9 @@ from bpflinkd.core.model import Status
 from bpflinkd.core.requests import AttachRequest, Caller
 from tests.unit.fakes import ETH0, HOOK, NOW, Diary, FakeLink, FakeProgram, info, record
 
+ATTACH = ["intend", "stage_program", "create_link", "stage_link", "commit"]
+UNDO = ["detach", "unstage_link", "discard_staged", "forget_intent"]
+
 
 def attach_with(diary: Diary) -> Held:
     program = FakeProgram()
@@ -18,7 +21,7 @@ def attach_with(diary: Diary) -> Held:
         target=ETH0,
         program=program.source,  # type: ignore[arg-type]
     )
-    _, actions = plan.attach(request, ETH0, program, HOOK, None, NOW)
+    _, actions = plan.attach(request, ETH0, program, HOOK, NOW)
     return Executor(diary, diary, diary).run(actions, ETH0, Held(link=None, program=program))
 
 
@@ -45,14 +48,12 @@ def replace_with(diary: Diary) -> Held:
         ),
         pytest.param(
             "stage_link",
-            ["intend", "stage_program", "create_link", "stage_link"]
-            + ["detach", "unstage_link", "discard_staged", "forget_intent"],
+            [*ATTACH[:4], *UNDO],
             id="pinning the link",
         ),
         pytest.param(
             "commit",
-            ["intend", "stage_program", "create_link", "stage_link", "commit"]
-            + ["detach", "unstage_link", "discard_staged", "forget_intent"],
+            [*ATTACH, *UNDO],
             id="recording it",
         ),
     ],
@@ -74,7 +75,7 @@ def test_attach_that_fails_is_undone(fail_at: str, calls: list[str]) -> None:
         ),
         pytest.param(
             "commit",
-            ["intend", "stage_program", "swap", "commit"] + ["swap", "discard_staged", "forget_intent"],
+            ["intend", "stage_program", "swap", "commit", "swap", "discard_staged", "forget_intent"],
             id="recording it: swapped back",
         ),
     ],

@@ -99,8 +99,11 @@ def refuse_gone() -> None:
 
 
 def refuse_busy() -> None:
-    request = AttachRequest(caller=ROOT, name="edge", target=ETH0, program=FakeProgram().source)  # type: ignore[arg-type]
-    plan.attach(request, ETH0, FakeProgram(), HOOK, STRANGER, NOW)
+    raise plan.busy(ETH0, STRANGER)
+
+
+def refuse_own() -> None:
+    raise plan.busy(ETH0, STRANGER, "other")
 
 
 def refuse_tampered() -> None:
@@ -120,6 +123,7 @@ def refuse_displaced() -> None:
         pytest.param(refuse_stale, StaleGeneration, "generation 3", id="a lost update"),
         pytest.param(refuse_gone, HookGone, "--wait", id="target gone"),
         pytest.param(refuse_busy, HookBusy, "bpf_link 5", id="hook busy"),
+        pytest.param(refuse_own, HookBusy, "our own link 'other'", id="hook of another link of ours"),
         pytest.param(refuse_tampered, HookBusy, "swapped it", id="tampered"),
         pytest.param(refuse_displaced, HookBusy, "bpf_link 5", id="displaced"),
     ],
@@ -148,7 +152,7 @@ def test_attach(hook: Any, expected: list[type]) -> None:
         program=FakeProgram().source,  # type: ignore[arg-type]
         wait=True,
     )
-    made, actions = plan.attach(request, ETH0, FakeProgram(), hook, None, NOW)
+    made, actions = plan.attach(request, ETH0, FakeProgram(), hook, NOW)
     assert kinds(actions) == expected
     assert (made.generation.number, made.hook) == (1, hook)
 
