@@ -63,7 +63,7 @@ class Daemon:
         self._bus = _connect(config.bus)
         self._worker = Worker()
         self._manager = Manager(LinuxKernel(), pins, self._store, self._published, _now)
-        self._service = Service(self._bus, self._manager, self._worker.submit, self, str(config.bpffs))
+        self._service = Service(self._bus, self._manager, self._worker.submit, self)
         # Listen before the first look, so that nothing falls between the two.
         self._sweep = Sweep(config.sweep_interval, self._start_sweep)
         self._netlink = NetlinkWatch(self._heard, self._sweep.now)
@@ -129,8 +129,8 @@ class Daemon:
         on_main_loop(self._tell, news)
 
     def _tell(self, news: News) -> None:
-        journal.write(news)
         self._service.publish(news)
+        GLib.idle_add(journal.write, news)
 
     def _heard(self, tiding: Tiding) -> None:
         self._worker.submit(lambda: self._manager.hear(tiding))

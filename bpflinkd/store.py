@@ -77,7 +77,7 @@ CREATE TABLE generation (
     by_uid  INTEGER NOT NULL,
     PRIMARY KEY (link, number)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX generation_by_object ON generation(sha256);
+CREATE INDEX generation_by_object ON generation(sha256) WHERE sha256 IS NOT NULL;
 CREATE TABLE object (
     sha256 TEXT PRIMARY KEY,
     data   BLOB NOT NULL
@@ -136,6 +136,9 @@ class SqliteStore:
                 raise StorageFailed(damaged.format(" ".join(verdict.split())))
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA foreign_keys = ON")
+            # A short log is soon written over instead of extended, and then a sync need not wait for
+            # the file system to record a new length: 0.24 ms instead of 0.31 ms here.
+            db.execute("PRAGMA wal_autocheckpoint = 100")
             if not tables:
                 self._create(db)
             if fresh:
@@ -245,16 +248,20 @@ class SqliteStore:
                 "UPDATE link SET generation = ?, hook = ? WHERE name = ?",
                 (number, _hook_text(record.hook), record.name),
             )
+            if number > KEPT:
+                dropped = db.execute(
+                    "DELETE FROM generation WHERE link = ? AND number <= ? RETURNING sha256",
+                    (record.name, number - KEPT),
+                ).fetchall()
+                if any(sha256 for (sha256,) in dropped):
+                    self._drop_unused_objects(db)
+
+    def amend(self, record: Record) -> None:
+        with self._transaction(durable=True) as db:
             db.execute(
                 "UPDATE generation SET program = ? WHERE link = ? AND number = ?",
-                (_program_text(record.generation.program), record.name, number),
+                (_program_text(record.generation.program), record.name, record.generation.number),
             )
-            dropped = db.execute(
-                "DELETE FROM generation WHERE link = ? AND number <= ? RETURNING sha256",
-                (record.name, number - KEPT),
-            ).fetchall()
-            if any(sha256 for (sha256,) in dropped):
-                self._drop_unused_objects(db)
 
     def mark_ending(self, name: str) -> None:
         with self._transaction(durable=True) as db:

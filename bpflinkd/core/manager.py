@@ -204,7 +204,7 @@ class Manager:
             entry.record = replace(record, generation=replace(generation, program=program.info))
             self._pins.stage_program(record.name, program)
             self._pins.promote(record.name)
-            self._store.commit(entry.record)
+            self._store.amend(entry.record)
         entry.held = replace(entry.held, program=program)
 
     def _adopt_failed(self, record: Record, reason: str) -> None:

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _string = GLib.Variant.new_string
 _u64 = GLib.Variant.new_uint64
+_INTERFACE = GLib.VariantType("{sa{sv}}")
 
 
 class Submit(Protocol):
@@ -50,48 +51,50 @@ class DaemonFacts(Protocol):
 
 
 class _Published:
-    """One link as readers see it, with the variants made once a change."""
+    """One link as readers see it. What goes out often is made once a change."""
 
-    __slots__ = ("entry", "properties", "registration", "view")
+    __slots__ = ("entry", "registration", "row", "view")
 
-    def __init__(self, view: LinkView, pins: str) -> None:
+    def __init__(self, view: LinkView) -> None:
         self.registration = 0
-        self.update(view, pins)
+        self.take(view)
 
-    def update(self, view: LinkView, pins: str) -> dict[str, GLib.Variant]:
-        """Take a new view; returns the properties that changed."""
-        old = getattr(self, "properties", {})
+    def take(self, view: LinkView) -> None:
+        """Show a new view; what is made from it is made when it is asked for."""
         self.view = view
-        self.properties = wire.link_properties(view, pins)
-        changed = {
-            key: value
-            for key, value in self.properties.items()
-            if key not in old or not old[key].equal(value)
-        }
-        self.entry = GLib.Variant.new_dict_entry(
-            GLib.Variant.new_object_path(wire.path_of(view.record.name)), self.interfaces()
-        )
-        return changed
+        self.entry: GLib.Variant | None = None
+        self.row: GLib.Variant | None = None
+
+    def managed(self) -> GLib.Variant:
+        """The entry of GetManagedObjects: {oa{sa{sv}}}."""
+        if self.entry is None:
+            path = GLib.Variant.new_object_path(wire.path_of(self.view.record.name))
+            self.entry = GLib.Variant.new_dict_entry(path, self.interfaces())
+        return self.entry
+
+    def listed(self) -> GLib.Variant:
+        """The row of List."""
+        if self.row is None:
+            self.row = wire.row(self.view)
+        return self.row
 
     def interfaces(self) -> GLib.Variant:
         """The a{sa{sv}} of GetManagedObjects and InterfacesAdded."""
-        entry = GLib.Variant.new_dict_entry(GLib.Variant.new_string(wire.LINK), wire.vardict(self.properties))
-        return GLib.Variant.new_array(GLib.VariantType("{sa{sv}}"), [entry])
+        properties = wire.vardict(wire.link_properties(self.view))
+        entry = GLib.Variant.new_dict_entry(_string(wire.LINK), properties)
+        return GLib.Variant.new_array(_INTERFACE, [entry])
 
 
 class Service:
     """The bus name and all objects under it."""
 
-    def __init__(
-        self, bus: pydbus.bus.Bus, manager: Manager, submit: Submit, facts: DaemonFacts, pins: str
-    ) -> None:
+    def __init__(self, bus: pydbus.bus.Bus, manager: Manager, submit: Submit, facts: DaemonFacts) -> None:
         """Register everything but the name: `claim` takes it when the links are ready."""
         self._bus = bus
         self._connection: Gio.DBusConnection = bus.con
         self._manager = manager
         self._submit = submit
         self._facts = facts
-        self._pins = pins
         self._peers = Peers(bus.con)
         self._links: dict[str, _Published] = {}
         text = resources.files(__package__).joinpath("interface.xml").read_text()
@@ -107,6 +110,7 @@ class Service:
                 (wire.MANAGER, "Attach"): self._attach,
                 (wire.MANAGER, "Replace"): self._replace,
                 (wire.MANAGER, "Detach"): self._detach,
+                (wire.MANAGER, "List"): self._list,
                 (wire.MANAGER, "ListForeign"): self._list_foreign,
                 (wire.OBJECT_MANAGER, "GetManagedObjects"): self._managed_objects,
                 **properties,
@@ -190,8 +194,13 @@ class Service:
     def _managed_objects(self, call: Call) -> None:
         builder = GLib.VariantBuilder.new(GLib.VariantType("a{oa{sa{sv}}}"))
         for link in self._links.values():
-            builder.add_value(link.entry)
+            builder.add_value(link.managed())
         call.answer(GLib.Variant.new_tuple(builder.end()))
+
+    def _list(self, call: Call) -> None:
+        rows = [self._links[name].listed() for name in sorted(self._links)]
+        table = GLib.Variant.new_array(GLib.VariantType("(sssutsst)"), rows)
+        call.answer(GLib.Variant.new_tuple(table))
 
     def _properties_at(self, call: Call, interface: str) -> dict[str, GLib.Variant]:
         if call.path == wire.ROOT:
@@ -203,7 +212,7 @@ class Service:
         link = self._links.get(name)
         if link is None:
             raise NoSuchLink(f"there is no link {name!r}")
-        return link.properties
+        return wire.link_properties(link.view)
 
     def _get(self, call: Call) -> None:
         interface, key = call.arguments
@@ -221,63 +230,81 @@ class Service:
     # News
 
     def publish(self, news: News) -> None:
-        """Show what the manager did. On the main loop, in the order in which it happened."""
+        """Show what the manager did. On the main loop, in the order in which it happened.
+
+        Readers see it at once, so that whoever gets an answer finds what it says; signals go out in
+        the loop's next round, so that the answer does not wait for them.
+        """
         match news:
             case LinkAdded(view=view):
                 self._add(view)
+            case LinkRemoved(view=view):
+                link = self._links.pop(view.record.name)
+                self._connection.unregister_object(link.registration)
+            case ProgramReplaced(view=view) | StateChanged(view=view):
+                link = self._links[view.record.name]
+                self._later(self._properties_changed, link.view, view)
+                link.take(view)
+            case ForeignChange() | Healed():
+                pass
+            case _:
+                assert_never(news)
+        self._later(self._signals, news)
+
+    @staticmethod
+    def _later(function: Callable[..., None], *arguments: Any) -> None:
+        def once() -> bool:
+            function(*arguments)
+            return bool(GLib.SOURCE_REMOVE)
+
+        GLib.idle_add(once, priority=GLib.PRIORITY_DEFAULT)
+
+    def _add(self, view: LinkView) -> None:
+        name = view.record.name
+        link = _Published(view)
+        link.registration = self._connection.register_object(
+            wire.path_of(name), self._link_info, self._link_wrapper.call_method, None, None
+        )
+        self._links[name] = link
+
+    def _signals(self, news: News) -> None:
+        match news:
+            case LinkAdded(view=view):
+                name = view.record.name
+                path = GLib.Variant.new_object_path(wire.path_of(name))
+                interfaces = _Published(view).interfaces()
+                self._signal("InterfacesAdded", path, interfaces, interface=wire.OBJECT_MANAGER)
+                self._signal("LinkAdded", _string(name), path)
             case LinkRemoved(view=view, reason=reason):
-                self._remove(view, reason)
+                path = GLib.Variant.new_object_path(wire.path_of(view.record.name))
+                gone = GLib.Variant.new_strv([wire.LINK])
+                self._signal("InterfacesRemoved", path, gone, interface=wire.OBJECT_MANAGER)
+                self._signal("LinkRemoved", _string(view.record.name), _string(reason))
             case ProgramReplaced(view=view, old=old):
-                self._update(view)
                 new = view.record.generation
-                name, number = _string(view.record.name), _u64(new.number)
-                self._signal("ProgramReplaced", name, number, wire.program(old), wire.program(new))
+                programs = (wire.program(old.program), wire.program(new.program))
+                self._signal("ProgramReplaced", _string(view.record.name), _u64(new.number), *programs)
             case StateChanged(view=view, old=old_state):
-                self._update(view)
                 health = view.health
                 words = (view.record.name, health.state, old_state, health.reason)
                 self._signal("StateChanged", *map(_string, words))
             case ForeignChange(view=view, kind=kind):
-                name = _string(view.record.name)
-                self._signal("ForeignChange", name, _string(kind), wire.foreign_change(news))
+                name = view.record.name
+                self._signal("ForeignChange", _string(name), _string(kind), wire.foreign_change(news))
             case Healed():
                 pass
             case _:
                 assert_never(news)
 
-    def _add(self, view: LinkView) -> None:
-        name = view.record.name
-        link = _Published(view, self._pins_of(name))
-        link.registration = self._connection.register_object(
-            wire.path_of(name), self._link_info, self._link_wrapper.call_method, None, None
-        )
-        self._links[name] = link
-        path = GLib.Variant.new_object_path(wire.path_of(name))
-        self._signal("InterfacesAdded", path, link.interfaces(), interface=wire.OBJECT_MANAGER)
-        self._signal("LinkAdded", _string(name), path)
-
-    def _remove(self, view: LinkView, reason: str) -> None:
-        name = view.record.name
-        link = self._links.pop(name)
-        self._connection.unregister_object(link.registration)
-        path = GLib.Variant.new_object_path(wire.path_of(name))
-        gone = GLib.Variant.new_strv([wire.LINK])
-        self._signal("InterfacesRemoved", path, gone, interface=wire.OBJECT_MANAGER)
-        self._signal("LinkRemoved", _string(name), _string(reason))
-
-    def _update(self, view: LinkView) -> None:
-        name = view.record.name
-        changed = self._links[name].update(view, self._pins_of(name))
+    def _properties_changed(self, old: LinkView, new: LinkView) -> None:
+        before, after = wire.link_properties(old), wire.link_properties(new)
+        changed = {key: value for key, value in after.items() if not value.equal(before[key])}
         if changed:
             body = GLib.Variant.new_tuple(
-                GLib.Variant.new_string(wire.LINK),
-                wire.vardict(changed),
-                GLib.Variant.new_strv([]),
+                _string(wire.LINK), wire.vardict(changed), GLib.Variant.new_strv([])
             )
-            self._connection.emit_signal(None, wire.path_of(name), wire.PROPERTIES, "PropertiesChanged", body)
+            path = wire.path_of(new.record.name)
+            self._connection.emit_signal(None, path, wire.PROPERTIES, "PropertiesChanged", body)
 
     def _signal(self, name: str, *arguments: GLib.Variant, interface: str = wire.MANAGER) -> None:
         self._root.SignalEmitted(interface, name, GLib.Variant.new_tuple(*arguments))
-
-    def _pins_of(self, name: str) -> str:
-        return f"{self._pins}/{names.encode(name)}"

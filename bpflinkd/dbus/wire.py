@@ -1,5 +1,6 @@
 """Between the core's types and what travels on the bus. Nothing untyped gets past here."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias, assert_never
 
@@ -14,7 +15,6 @@ from bpflinkd.core.model import (
     CgroupHook,
     CgroupTarget,
     Foreign,
-    Generation,
     Hook,
     LinkView,
     ObjectFile,
@@ -128,107 +128,87 @@ def _keys(given: Dict) -> str:
     return ", ".join(repr(key[:40]) for key in list(given)[:8]) or "none"
 
 
-# Out. The constructors of GLib.Variant that parse a type string are many times slower than these.
+# Out. GLib.Variant's constructor that parses a type string is many times slower than these, and
+# structs are cheaper than dictionaries for GIO at both ends: a thousand links are one message.
 
 _string = GLib.Variant.new_string
 _u32 = GLib.Variant.new_uint32
 _u64 = GLib.Variant.new_uint64
+_tuple = GLib.Variant.new_tuple
 _SV: Final = GLib.VariantType("a{sv}")
-_ASV: Final = GLib.VariantType("aa{sv}")
+_PROCESS: Final = GLib.VariantType("(us)")
+
+
+@functools.lru_cache(maxsize=256)
+def _word(text: str) -> GLib.Variant:
+    """A string of which there are few: keys, states, types. One variant serves all links."""
+    return _string(text)
 
 
 def vardict(values: Mapping[str, GLib.Variant]) -> GLib.Variant:
     """An a{sv} of ready variants."""
     builder = GLib.VariantBuilder.new(_SV)
     for key, value in values.items():
-        builder.add_value(GLib.Variant.new_dict_entry(_string(key), GLib.Variant.new_variant(value)))
-    return builder.end()
-
-
-def _vardicts(values: list[GLib.Variant]) -> GLib.Variant:
-    builder = GLib.VariantBuilder.new(_ASV)
-    for value in values:
-        builder.add_value(value)
+        builder.add_value(GLib.Variant.new_dict_entry(_word(key), GLib.Variant.new_variant(value)))
     return builder.end()
 
 
 def target(value: Target) -> GLib.Variant:
-    """As `wanted_target` reads it."""
+    """(sss): `xdp`, interface, mode; or `cgroup`, path, attach type."""
     match value:
         case XdpTarget(interface=interface, mode=mode):
-            return vardict({"xdp": _string(interface), "mode": _string(mode)})
+            return _tuple(_word("xdp"), _string(interface), _word(mode))
         case CgroupTarget(path=path, attach_type=attach_type):
-            return vardict({"cgroup": _string(path), "attach_type": _string(attach_type.name)})
+            return _tuple(_word("cgroup"), _string(path), _word(attach_type.name))
         case _:
             assert_never(value)
 
 
 def _source(value: Source) -> GLib.Variant:
     match value:
-        case StoredObject(sha256=sha256, program=name):
-            return vardict({"object": _string(sha256), "name": _string(name)})
+        case StoredObject(sha256=sha256):
+            kind, detail = "object", sha256
         case PinnedProgram(path=path):
-            return vardict({"pin": _string(path)})
+            kind, detail = "pin", path
         case ProgramById(id=prog_id):
-            return vardict({"id": _u32(prog_id)})
+            kind, detail = "id", str(prog_id)
         case ProgramFd():
-            return vardict({"fd": GLib.Variant.new_boolean(True)})
+            kind, detail = "fd", ""
         case Builtin(name=name):
-            return vardict({"builtin": _string(name)})
+            kind, detail = "builtin", name
         case _:
             assert_never(value)
+    return _tuple(_word(kind), _string(detail))
 
 
-def _program_info(info: ProgramInfo) -> dict[str, GLib.Variant]:
+def program(info: ProgramInfo) -> GLib.Variant:
+    """(usss): id, name, tag, type."""
     known = info.type in ProgramType.__members__.values()
     kind = ProgramType(info.type).name.lower() if known else f"type {info.type}"
-    return {
-        "id": _u32(info.id),
-        "name": _string(info.name),
-        "tag": _string(info.tag),
-        "type": _string(kind),
-    }
-
-
-def program(generation: Generation) -> GLib.Variant:
-    """The property Program."""
-    return vardict({**_program_info(generation.program), "source": _source(generation.source)})
+    return _tuple(_u32(info.id), _string(info.name), _string(info.tag), _word(kind))
 
 
 def _occupant(value: Occupant) -> dict[str, GLib.Variant]:
-    told: dict[str, GLib.Variant] = {}
+    told = {"program": program(value.program)}
     if value.link_id is not None:
         told["link_id"] = _u32(value.link_id)
     if value.mode is not None:
-        told["mode"] = _string(value.mode)
+        told["mode"] = _word(value.mode)
     if value.processes:
-        told["processes"] = _vardicts(
-            [vardict({"pid": _u32(p.pid), "comm": _string(p.comm)}) for p in value.processes]
-        )
+        found = [_tuple(_u32(process.pid), _string(process.comm)) for process in value.processes]
+        told["processes"] = GLib.Variant.new_array(_PROCESS, found)
     return told
 
 
 def running(value: Occupant | None) -> GLib.Variant:
-    """The property Running."""
-    if value is None:
-        return vardict({})
-    return vardict({**_program_info(value.program), **_occupant(value)})
+    """The property Running: a{sv}, empty where nobody is in our place."""
+    return vardict(_occupant(value) if value is not None else {})
 
 
 def foreign(values: tuple[Foreign, ...]) -> GLib.Variant:
-    """What ListForeign returns."""
-    return _vardicts(
-        [
-            vardict(
-                {
-                    "target": target(value.target),
-                    "program": vardict(_program_info(value.occupant.program)),
-                    **_occupant(value.occupant),
-                }
-            )
-            for value in values
-        ]
-    )
+    """What ListForeign returns: aa{sv}."""
+    rows = [vardict({"target": target(value.target), **_occupant(value.occupant)}) for value in values]
+    return GLib.Variant.new_array(_SV, rows)
 
 
 def foreign_change(change: ForeignChange) -> GLib.Variant:
@@ -237,8 +217,8 @@ def foreign_change(change: ForeignChange) -> GLib.Variant:
         {
             "sentence": _string(change.sentence),
             "target": target(change.view.record.target),
-            "state": _string(change.view.health.state),
-            "source": _string(change.source),
+            "state": _word(change.view.health.state),
+            "source": _word(change.source),
             "seen": _u64(change.seen),
             "by": running(change.by),
         }
@@ -248,34 +228,50 @@ def foreign_change(change: ForeignChange) -> GLib.Variant:
 def _hook(value: Hook | None) -> GLib.Variant:
     match value:
         case None:
-            return vardict({})
+            return _tuple(_word(""), _u64(0))
         case XdpHook(ifindex=ifindex):
-            return vardict({"ifindex": _u32(ifindex)})
+            return _tuple(_word("ifindex"), _u64(ifindex))
         case CgroupHook(cgroup_id=cgroup_id):
-            return vardict({"cgroup_id": _u64(cgroup_id)})
+            return _tuple(_word("cgroup_id"), _u64(cgroup_id))
         case _:
             assert_never(value)
 
 
-def link_properties(view: LinkView, pins: str) -> dict[str, GLib.Variant]:
-    """Every property of the Link interface."""
+def row(view: LinkView) -> GLib.Variant:
+    """A link's row in the table of List: (sssutsst)."""
     record, health = view.record, view.health
+    current = record.generation
+    return _tuple(
+        _string(record.name),
+        _string(str(record.target)),
+        _word(health.state),
+        _u32(record.owner.uid),
+        _u64(current.number),
+        _string(current.program.name),
+        _string(current.program.tag),
+        _u64(health.since),
+    )
+
+
+def link_properties(view: LinkView) -> dict[str, GLib.Variant]:
+    """Every property of the Link interface."""
+    record, health, current = view.record, view.health, view.record.generation
     return {
         "Name": _string(record.name),
         "Target": target(record.target),
-        "State": _string(health.state),
+        "State": _word(health.state),
         "Reason": _string(health.reason),
         "StateSince": _u64(health.since),
-        "Owner": vardict({"uid": _u32(record.owner.uid)}),
-        "Policy": _string(record.policy),
-        "Lifetime": _string(record.lifetime),
+        "Owner": _u32(record.owner.uid),
+        "Policy": _word(record.policy),
+        "Lifetime": _word(record.lifetime),
         "Created": _u64(record.created),
-        "Generation": _u64(record.generation.number),
-        "GenerationSince": _u64(record.generation.since),
-        "Program": program(record.generation),
+        "Generation": _u64(current.number),
+        "GenerationSince": _u64(current.since),
+        "Program": program(current.program),
+        "Source": _source(current.source),
         "Running": running(health.running),
         "KernelLinkId": _u32(view.link_id or 0),
         "Hook": _hook(record.hook),
         "Maps": GLib.Variant.new_strv(list(view.maps)),
-        "Pins": _string(pins),
     }

@@ -112,36 +112,39 @@ class PinDirectory:
 
     def stage_program(self, name: str, staged: Program) -> None:
         held = cast(HeldProgram, staged)
-        stage = self._of(name) / _STAGE
+        home = self._of(name)
+        stage = f"{home}/{_STAGE}"
         with _failures(f"pinning the program of link {name!r}"):
-            stage.mkdir(mode=0o700, parents=True, exist_ok=True)
-            libbpf.obj_pin(held.fd, str(stage / _PROGRAM))
-            # Made even when it stays empty: its absence tells `promote` that it was moved already.
-            (stage / _MAPS).mkdir(mode=0o700)
+            os.makedirs(stage, mode=0o700, exist_ok=True)
+            libbpf.obj_pin(held.fd, f"{stage}/{_PROGRAM}")
+            # Maps come and go with their program. The directory is staged even where it stays
+            # empty, if there is an older one that it must replace.
+            if held.map_fds or os.path.lexists(f"{home}/{_MAPS}"):
+                os.mkdir(f"{stage}/{_MAPS}", mode=0o700)
             for map_name, fd in held.map_fds.items():
-                libbpf.obj_pin(fd, str(stage / _MAPS / names.encode(map_name)))
+                libbpf.obj_pin(fd, f"{stage}/{_MAPS}/{names.encode(map_name)}")
         held.settle()
 
     def stage_link(self, name: str, staged: Link) -> None:
-        stage = self._of(name) / _STAGE
+        stage = f"{self._of(name)}/{_STAGE}"
         with _failures(f"pinning link {name!r}"):
-            stage.mkdir(mode=0o700, parents=True, exist_ok=True)
-            libbpf.obj_pin(cast(HeldLink, staged).fd, str(stage / _LINK))
+            os.makedirs(stage, mode=0o700, exist_ok=True)
+            libbpf.obj_pin(cast(HeldLink, staged).fd, f"{stage}/{_LINK}")
 
     def promote(self, name: str) -> None:
         home = self._of(name)
-        stage = home / _STAGE
+        stage = f"{home}/{_STAGE}"
         with _failures(f"moving the pins of link {name!r} into place"):
-            if not stage.exists():
+            if not os.path.lexists(stage):
                 return
             # In this order, so that a promote that was cut short can be run again.
-            if (stage / _MAPS).exists():
+            if os.path.lexists(f"{stage}/{_MAPS}"):
                 _remove_tree(home / _MAPS)
-                (stage / _MAPS).rename(home / _MAPS)
+                os.rename(f"{stage}/{_MAPS}", f"{home}/{_MAPS}")
             for pin in (_PROGRAM, _LINK):
-                if (stage / pin).exists():
-                    (stage / pin).rename(home / pin)
-            stage.rmdir()
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(f"{stage}/{pin}", f"{home}/{pin}")
+            os.rmdir(stage)
 
     def unstage_link(self, name: str) -> None:
         with _failures(f"unpinning the staged link {name!r}"):

@@ -128,7 +128,7 @@ def test_signals_in_order(daemon: Daemon) -> None:
     assert (added, first) == ("LinkAdded", ("eth0.100", f"{ROOT}/link/eth0_2e100"))
     assert replaced == "ProgramReplaced"
     assert second[:2] == ("eth0.100", 2)
-    assert (second[2]["name"], second[3]["name"]) == ("pass_xdp", "count_old")
+    assert (second[2][1], second[3][1]) == ("pass_xdp", "count_old")
     assert (removed, third) == ("LinkRemoved", ("eth0.100", "detached by uid 0"))
     signals.close()
 

@@ -181,7 +181,7 @@ class Daemon:
 
     def foreign(self) -> list[dict[str, Any]]:
         """ListForeign."""
-        return list(self.call("ListForeign"))
+        return [readable(each) for each in self.call("ListForeign")]
 
     def link(self, name: str) -> dict[str, Any]:
         """All properties of a link."""
@@ -192,11 +192,28 @@ class Daemon:
         interface = "org.freedesktop.DBus.ObjectManager"
         objects = self.call("GetManagedObjects", interface=interface)
         found = [interfaces["org.bpflinkd1.Link"] for interfaces in objects.values()]
-        return {properties["Name"]: properties for properties in found}
+        return {properties["Name"]: readable(properties) for properties in found}
 
     def state(self, name: str) -> str:
         """A link's state."""
         return str(self.link(name)["State"])
+
+
+def readable(properties: dict[str, Any]) -> dict[str, Any]:
+    """Properties with names for the parts of their structs."""
+    made = dict(properties)
+    for key in {"Target", "target"} & set(made):
+        kind, place, detail = made[key]
+        made[key] = {kind: place, "mode" if kind == "xdp" else "attach_type": detail}
+    for key in {"Program", "program"} & set(made):
+        made[key] = dict(zip(("id", "name", "tag", "type"), made[key], strict=True))
+    for key in {"Running", "by"} & set(made):
+        made[key] = readable(made[key])
+    if "Hook" in made:
+        made["Hook"] = {made["Hook"][0]: made["Hook"][1]}
+    if "processes" in made:
+        made["processes"] = [{"pid": pid, "comm": comm} for pid, comm in made["processes"]]
+    return made
 
 
 class Source:

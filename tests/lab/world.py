@@ -66,7 +66,8 @@ class World:
             self.bpffs = self.dir / "bpffs"
             self.bpffs.mkdir()
             run("mount", "-t", "bpf", "bpf", self.bpffs)
-            self._undo.callback(run, "umount", self.bpffs)
+            # Lazily: what a killed test left open must not keep the rest from being removed.
+            self._undo.callback(run, "umount", "--lazy", self.bpffs)
             run("ip", "netns", "add", self.netns)
             self._undo.callback(run, "ip", "netns", "del", self.netns)
             self.ip("link", "set", "lo", "up")

@@ -98,6 +98,13 @@ def test_an_intent_is_told_from_a_record(store: SqliteStore) -> None:
     assert reopened(store) == (Stored(record=record(1), intent=None, ending=False),)
 
 
+def test_a_program_loaded_again_is_amended(store: SqliteStore) -> None:
+    save(store, record(1))
+    again = record(1, prog_id=99)
+    store.amend(again)
+    assert reopened(store)[0].record == again
+
+
 def test_a_forgotten_first_intent_frees_the_name(store: SqliteStore) -> None:
     store.intend(with_source(record(1), StoredObject(sha256=SHA, program="a")), b"elf")
     store.forget_intent("edge")
