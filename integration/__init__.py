@@ -1,0 +1,1 @@
+"""The promises of bpflinkd, shown and proven outside the unit tests."""
