@@ -2,6 +2,7 @@
 
 import re
 from importlib import resources
+from pathlib import Path
 
 from bpflinkd.core import errors
 from bpflinkd.core.events import ChangeKind
@@ -54,3 +55,14 @@ def test_words_of_the_contract_are_those_of_the_core() -> None:
 
 def test_object_paths() -> None:
     assert wire.path_of("eth0.100") == "/org/bpflinkd1/link/eth0_2e100"
+
+
+def test_every_error_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "dbus.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == [e.__name__ for e in errors.ALL_ERRORS]
+
+
+def test_every_kind_of_change_and_state_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "watching.md").read_text()
+    for word in (*ChangeKind, *Policy, *(state for state in State if state is not State.FAILED)):
+        assert f"`{word}`" in page
