@@ -27,9 +27,9 @@ def play(stage: Stage) -> str:
     at = time.monotonic()
     ip = ("ip", "-n", stage.world.netns, "link", "set", "dev", NEAR, "xdp")
     stage.shell(*ip, "obj", "single.bpf.o", "sec", "xdp")
-    running = stage.await_state("displaced")["Running"]
+    running = stage.await_state("displaced")["Running"]["program"]
     displaced = time.monotonic() - at
-    stage.hold(running.get("name") == _STRANGER, f"the daemon takes {running} for the stranger")
+    stage.hold(running["name"] == _STRANGER, f"the daemon takes {running} for the stranger")
     stage.ctl("list")
     listed = stage.ctl("foreign")
     stage.hold(_STRANGER in listed, f"`bpflinkctl foreign` does not name {_STRANGER}")
