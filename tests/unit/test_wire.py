@@ -33,8 +33,7 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 KEYS = st.sampled_from(
-    ["xdp", "mode", "cgroup", "attach_type", "object", "name", "pin", "id", "fd", "builtin", "policy"]
-    + ["wait", "expect", ""]
+    ["xdp", "mode", "cgroup", "attach_type", "object", "name", "pin", "id", "builtin", "policy", "wait"]
 ) | st.text(max_size=5)
 DICTS = st.dictionaries(KEYS, VALUES, max_size=4)
 

@@ -1,0 +1,1 @@
+"""`bpflinkctl`, the command line client: one module a command group, one renderer."""

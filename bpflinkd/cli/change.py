@@ -1,0 +1,123 @@
+"""The commands that change links: attach, replace, detach."""
+
+from typing import Any
+
+import click
+
+from bpflinkd.cli.arguments import (
+    SourceOptions,
+    opened_source,
+    source_options,
+    target,
+)
+from bpflinkd.cli.group import Command
+from bpflinkd.cli.kinds import NAME, Text
+from bpflinkd.cli.settings import Settings
+from bpflinkd.core.model import Policy, XdpMode
+from bpflinkd.dbus.client import ClientError
+
+_GENERATIONS = click.IntRange(1, 2**64 - 1)
+
+_ATTACH_HELP = """Make a link named NAME: attach a program to TARGET and own it from then on.
+
+TARGET is an interface (xdp:eth0) or a cgroup by its path below the cgroup v2 root
+(cgroup:/web.slice), with an attach type where the program does not tell it ("cgroup:/web.slice egress").
+The program is exactly one of --object, --pinned, --id and --builtin.
+
+\b
+Examples:
+  bpflinkctl attach edge-filter xdp:eth0 --object filter.bpf.o
+  bpflinkctl attach edge-filter xdp:eth0 --mode generic --builtin pass
+  bpflinkctl attach web-count cgroup:/web.slice --attach-type egress \\
+      --object count.bpf.o --program count_egress
+  bpflinkctl attach later xdp:wg0 --wait --policy restore --id 42
+"""
+
+_REPLACE_HELP = """Swap the program of the link NAME atomically: the hook is never empty and never runs both.
+
+\b
+Examples:
+  bpflinkctl replace edge-filter --object filter-v2.bpf.o
+  bpflinkctl replace edge-filter --builtin pass --expect 3
+"""
+
+_DETACH_HELP = """End the link NAME: its program leaves the hook, and bpflinkd forgets it.
+
+\b
+Example:
+  bpflinkctl detach edge-filter
+"""
+
+
+@click.command("attach", cls=Command, help=_ATTACH_HELP, short_help="Attach a program and own the link.")
+@click.argument("name", type=Text())
+@click.argument("target", metavar="TARGET", type=Text("targets"))
+@source_options
+@click.option("--mode", type=click.Choice(list(map(str, XdpMode))), help="How XDP runs.  [default: auto]")
+@click.option(
+    "--attach-type",
+    metavar="TYPE",
+    type=Text("attach_types"),
+    help="The cgroup's hook: ingress, egress, connect4, ...  [default: the program tells]",
+)
+@click.option(
+    "--policy",
+    type=click.Choice(list(map(str, Policy))),
+    help="What is done when somebody else changes the hook.  [default: alert]",
+)
+@click.option("--wait", is_flag=True, help="Accept a target that is not there yet.")
+@click.pass_obj
+def attach_command(settings: Settings, /, **given: Any) -> None:
+    """See `_ATTACH_HELP`."""
+    where = target(given["target"], given["mode"], given["attach_type"])
+    name = given["name"]
+    with opened_source(_source(given)) as source:
+        client = settings.client()
+        path = client.attach(name, where, source, policy=given["policy"], wait=given["wait"])
+    try:
+        link = client.link(name)
+        state, reason = link["State"], link["Reason"]
+    except ClientError:
+        # It is attached, and that is what was asked; how it is now cannot be told.
+        state, reason = None, ""
+    output = settings.output()
+    if output.json:
+        output.document({"name": name, "object_path": path, "state": state, "reason": reason})
+    else:
+        output.line(f"{name} is {state or 'attached'}" + (f": {reason}" if reason else ""))
+
+
+@click.command("replace", cls=Command, help=_REPLACE_HELP, short_help="Swap the program of a link.")
+@click.argument("name", type=NAME)
+@source_options
+@click.option(
+    "--expect", metavar="GENERATION", type=_GENERATIONS, help="Refuse unless the link is at this generation."
+)
+@click.pass_obj
+def replace_command(settings: Settings, /, **given: Any) -> None:
+    """See `_REPLACE_HELP`."""
+    name = given["name"]
+    with opened_source(_source(given)) as source:
+        generation = settings.client().replace(name, source, expect=given["expect"])
+    output = settings.output()
+    if output.json:
+        output.document({"name": name, "generation": generation})
+    else:
+        output.line(f"{name} runs generation {generation}")
+
+
+@click.command("detach", cls=Command, help=_DETACH_HELP, short_help="End a link.")
+@click.argument("name", type=NAME)
+@click.pass_obj
+def detach_command(settings: Settings, name: str) -> None:
+    """See `_DETACH_HELP`."""
+    settings.client().detach(name)
+    output = settings.output()
+    if output.json:
+        output.document({"name": name})
+    else:
+        output.line(f"{name} is detached")
+
+
+def _source(given: dict[str, Any]) -> SourceOptions:
+    return SourceOptions(*(given[field] for field in SourceOptions._fields))

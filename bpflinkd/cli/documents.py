@@ -1,0 +1,98 @@
+"""What `--json` prints: the contract's properties with snake_case keys and its structs spelt out.
+
+The documents are described field by field in docs/cli.md; a field may be added, none is taken away.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, TypeAlias
+
+from bpflinkd.cli.words import user_name
+from bpflinkd.core import names
+from bpflinkd.dbus.client import Event, LinkProperties, ManagerProperties
+
+Document: TypeAlias = dict[str, Any]
+
+_ARGUMENTS = {
+    "LinkAdded": ("object_path",),
+    "LinkRemoved": ("reason",),
+    "ProgramReplaced": ("generation", "old", "new"),
+    "StateChanged": ("state", "old_state", "reason"),
+    "ForeignChange": ("kind", "details"),
+}
+"""The arguments of each signal after the link's name, as in interface.xml."""
+
+
+@cache
+def snake_case(name: str) -> str:
+    """`KernelLinkId` becomes `kernel_link_id`."""
+    return "".join(f"_{c.lower()}" if c.isupper() and at else c.lower() for at, c in enumerate(name))
+
+
+def target(value: Sequence[str]) -> Document:
+    """A target, as the method Attach takes it."""
+    kind, place, detail = value
+    return {kind: place, "mode" if kind == "xdp" else "attach_type": detail}
+
+
+def program(value: Sequence[Any]) -> Document:
+    """A loaded program."""
+    return dict(zip(("id", "name", "tag", "type"), value, strict=True))
+
+
+def occupant(value: Mapping[str, Any]) -> Document | None:
+    """A program that is not ours and what is known of it; None where there is none."""
+    if not value:
+        return None
+    return {
+        "program": program(value["program"]),
+        "link_id": value.get("link_id"),
+        "mode": value.get("mode"),
+        "processes": [{"pid": pid, "comm": comm} for pid, comm in value.get("processes", ())],
+    }
+
+
+def link(properties: LinkProperties, bpffs: str) -> Document:
+    """One link: `show`, and each of `list`. `bpffs` is where the daemon pins."""
+    found: Document = {snake_case(key): value for key, value in properties.items()}
+    source, detail = properties["Source"]
+    hook, number = properties["Hook"]
+    uid = properties["Owner"]
+    return found | {
+        "target": target(properties["Target"]),
+        "owner": {"uid": uid, "user": user_name(uid)},
+        "program": program(properties["Program"]),
+        "source": {source: detail},
+        "running": occupant(properties["Running"]),
+        "kernel_link_id": properties["KernelLinkId"] or None,
+        "hook": {hook: number} if hook else None,
+        "pins": f"{bpffs}/{names.encode(properties['Name'])}",
+    }
+
+
+def foreign(entry: Mapping[str, Any]) -> Document:
+    """One program of `foreign`."""
+    return {"target": target(entry["target"]), **(occupant(entry) or {})}
+
+
+def status(properties: ManagerProperties) -> Document:
+    """The daemon."""
+    return {snake_case(key): value for key, value in properties.items()}
+
+
+def event(happened: Event, now: int) -> Document:
+    """One line of `events`. A signal of a newer daemon keeps its arguments in a list."""
+    found: Document = {"time": now, "event": snake_case(happened.signal), "name": happened.link}
+    named = _ARGUMENTS.get(happened.signal)
+    if named is None:
+        return {**found, "arguments": happened.arguments}
+    found |= zip(named, happened.arguments, strict=False)
+    for key in ("old", "new"):
+        if key in found:
+            found[key] = program(found[key])
+    if "details" in found:
+        details = found.pop("details")
+        found |= details
+        found["target"] = target(details["target"])
+        found["by"] = occupant(details["by"])
+    return found

@@ -1,0 +1,165 @@
+"""The command tree. A command's module is imported when the command is run or shown."""
+
+# ruff: noqa: PLC0415  # most runs make no typo
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+import bpflinkd
+from bpflinkd.cli.kinds import Seconds
+
+if TYPE_CHECKING:
+    from bpflinkd.cli.settings import Settings
+
+_COMMANDS: Final = {
+    "attach": "change",
+    "replace": "change",
+    "detach": "change",
+    "list": "read",
+    "show": "read",
+    "foreign": "read",
+    "status": "read",
+    "events": "follow",
+}
+"""The module of each command, in the order in which help shows them."""
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """Put a global option, wherever it was given, where all commands look."""
+    settings: Settings | None = context.obj
+    if value and settings is not None and parameter.name:
+        setattr(settings, parameter.name, value)
+
+
+def _version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        click.echo(f"bpflinkctl {bpflinkd.__version__}")
+        context.exit()
+
+
+def _global_options() -> list[click.Parameter]:
+    """A fresh set for each command: they are accepted before and after the command's name."""
+    return [
+        click.Option(
+            ["--bus"],
+            metavar="system|session|ADDRESS",
+            expose_value=False,
+            callback=_keep,
+            help="The bus that bpflinkd is on.  [default: system]",
+        ),
+        click.Option(
+            ["--json"],
+            is_flag=True,
+            expose_value=False,
+            callback=_keep,
+            help="Print one JSON document (events: one a line).",
+        ),
+        click.Option(
+            ["--no-color"],
+            is_flag=True,
+            expose_value=False,
+            callback=_keep,
+            help="No colour, as the environment variable NO_COLOR.",
+        ),
+        click.Option(
+            ["--timeout"],
+            type=Seconds(),
+            metavar="SECONDS",
+            expose_value=False,
+            callback=_keep,
+            help="How long to wait for an answer.  [default: 30]",
+        ),
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_version,
+            help="Show the version and exit.",
+        ),
+    ]
+
+
+class _WithGlobals(click.Command):
+    """A command that takes the global options too, and shows them apart from its own."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        keywords.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
+        super().__init__(*arguments, **keywords)
+        self._own = {parameter.name for parameter in self.params}
+        self.params += _global_options()
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Two sections; click's own would mix them."""
+        own: list[tuple[str, str]] = []
+        shared: list[tuple[str, str]] = []
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            # Newer click has a record for arguments too; the usage line and the text speak of them.
+            if record is not None and isinstance(parameter, click.Option):
+                (own if parameter.name in self._own else shared).append(record)
+        for title, records in (("Options", own), ("Global options", shared)):
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+class Command(_WithGlobals):
+    """A command of bpflinkctl."""
+
+
+class Group(_WithGlobals, click.Group):
+    """The commands, by name; a typo is answered with what was probably meant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """In the order of `_COMMANDS`."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import the module of a command."""
+        module = _COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        found: click.Command = getattr(import_module(f"bpflinkd.cli.{module}"), f"{cmd_name}_command")
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command. Click before 8.2 has no suggestions for commands."""
+        word = args[0]
+        if word not in _COMMANDS and not ctx.resilient_parsing and not word.startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(word, _COMMANDS, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else f"Commands: {', '.join(_COMMANDS)}."
+            ctx.fail(f"No such command '{word}'. {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Options, then commands."""
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+_HELP: Final = """Attach BPF programs to interfaces and cgroups with bpflinkd, and see what becomes of them.
+
+\b
+Examples:
+  bpflinkctl attach edge-filter xdp:eth0 --object filter.bpf.o
+  bpflinkctl replace edge-filter --object filter-v2.bpf.o
+  bpflinkctl list
+  bpflinkctl show edge-filter --json
+
+\b
+Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no daemon, 4 not allowed.
+"""
+
+
+@click.command(name="bpflinkctl", cls=Group, help=_HELP)
+def bpflinkctl() -> None:
+    """See `_HELP`."""

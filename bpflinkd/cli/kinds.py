@@ -1,0 +1,67 @@
+"""Kinds of values on the command line, as click has them."""
+
+# ruff: noqa: PLC0415  # completion is asked for by a shell only
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+_DAY: Final = 86_400.0
+
+
+class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
+    """A positive number of seconds."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse, or say what is accepted."""
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = 0.0
+        if not 0 < seconds <= _DAY:
+            self.fail(f"{value!r} is not a number of seconds between 0 and {_DAY:.0f}.", param, ctx)
+        return seconds
+
+
+class Text(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
+    """A string that can travel on the bus, which carries UTF-8 only."""
+
+    name = "text"
+
+    def __init__(self, suggestions: str = "") -> None:
+        """`suggestions` is a function of the module suggest, for the shell's completion."""
+        self._suggestions = suggestions
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse bytes that are not UTF-8: Python shows them as lone surrogates."""
+        text = str(value)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{text.encode(errors='backslashreplace').decode()} is not valid UTF-8.", param, ctx)
+        return text
+
+    def shell_complete(
+        self,
+        ctx: click.Context,
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """What the shell offers."""
+        from click.shell_completion import CompletionItem
+
+        from bpflinkd.cli import suggest
+
+        found = getattr(suggest, self._suggestions)(ctx, incomplete) if self._suggestions else []
+        return [CompletionItem(word) for word in found if word.startswith(incomplete)]
+
+
+NAME: Final = Text("link_names")
+"""The name of a link that there is."""

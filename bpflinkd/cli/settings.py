@@ -1,0 +1,47 @@
+"""The global options, and the connection and output that follow from them."""
+
+# ruff: noqa: PLC0415  # GIO and rich are not imported before they are needed: help does without both
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bpflinkd.cli.render import Output
+    from bpflinkd.dbus.client import Client
+
+DEFAULT_TIMEOUT: Final = 30.0
+"""Seconds. Long enough for a verifier that has much to read, short enough to notice."""
+
+
+class Settings:
+    """What applies to every command."""
+
+    def __init__(self) -> None:
+        self.bus = "system"
+        self.json = False
+        self.no_color = False
+        self.timeout = DEFAULT_TIMEOUT
+
+    def client(self) -> Client:
+        """Connect to the bus that was chosen."""
+        from bpflinkd.dbus.client import Client
+
+        return Client(self.bus, timeout=self.timeout, slow=self._spin)
+
+    def output(self) -> Output:
+        """Where results go."""
+        from bpflinkd.cli.render import Output
+
+        return Output(json=self.json, no_color=self.no_color)
+
+    def _spin(self) -> Callable[[], None]:
+        """Show on a terminal that we wait; returns what ends it."""
+        if self.json or sys.stderr is None or not sys.stderr.isatty():
+            return lambda: None
+        from bpflinkd.cli.render import spinner
+
+        return spinner("waiting for bpflinkd", no_color=self.no_color)

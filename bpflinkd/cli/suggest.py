@@ -1,0 +1,79 @@
+"""Words for the shell's completion. Whatever goes wrong, nothing is offered and nothing is said."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+
+from bpflinkd.cli.settings import Settings
+from bpflinkd.core.attach_types import CGROUP_ATTACH_TYPES
+from bpflinkd.dbus.client import ClientError
+
+_PATIENCE: Final = 1.0
+"""Seconds that a Tab may take."""
+
+
+def link_names(context: click.Context, _word: str) -> list[str]:
+    """The names of all links."""
+    settings: Settings = context.obj if isinstance(context.obj, Settings) else Settings()
+    settings.timeout = min(settings.timeout, _PATIENCE)
+    try:
+        return [row.name for row in settings.client().rows()]
+    except (ClientError, OSError):
+        return []
+
+
+def attach_types(_context: click.Context, _word: str) -> list[str]:
+    """The attach types of cgroups."""
+    return [known.name for known in CGROUP_ATTACH_TYPES]
+
+
+def builtins(_context: click.Context, _word: str) -> list[str]:
+    """Programs that ship with bpflinkd."""
+    return ["pass"]
+
+
+def targets(_context: click.Context, word: str) -> list[str]:
+    """Interfaces of this network namespace, and cgroups one level below what is typed."""
+    found = [f"xdp:{name}" for name in _listed("/sys/class/net")]
+    root = _cgroup_root()
+    if root is not None:
+        path = word.removeprefix("cgroup:") if word.startswith("cgroup:/") else "/"
+        found += [f"cgroup:{child}" for child in _children(root, path)]
+    # A shell takes words apart at blanks.
+    return [name for name in found if not any(c.isspace() for c in name)]
+
+
+def _listed(directory: str) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except OSError:
+        return []
+
+
+def _cgroup_root() -> Path | None:
+    """Where cgroup v2 is mounted."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text(errors="surrogateescape")
+    except OSError:
+        return None
+    for line in mounts.splitlines():
+        _, where, kind, *_ = line.split(" ")
+        if kind == "cgroup2":
+            return Path(where)
+    return None
+
+
+def _children(root: Path, path: str) -> Iterator[str]:
+    parent = path.rpartition("/")[0]
+    try:
+        for entry in sorted(os.scandir(f"{root}{parent}"), key=lambda entry: entry.name):
+            if entry.is_dir(follow_symlinks=False):
+                yield f"{parent}/{entry.name}"
+                with os.scandir(entry) as inside:
+                    if any(below.is_dir(follow_symlinks=False) for below in inside):
+                        yield f"{parent}/{entry.name}/"
+    except OSError:
+        return

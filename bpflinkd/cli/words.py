@@ -1,0 +1,84 @@
+"""Values as people read them. No terminal, no colour: text in, text out."""
+
+import pwd
+import time
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Final
+
+_MICROS: Final = 1_000_000
+_TAG_DIGITS: Final = 8
+_STEPS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
+
+
+def clean(text: str) -> str:
+    """Text that cannot steer a terminal: what is not printable is shown as its escape.
+
+    A process may call itself anything, an interface nearly so.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def age(since: int, now: float | None = None) -> str:
+    """How long ago a time in microseconds was, in its largest unit: 45s, 12m, 3h, 5d."""
+    if not since:
+        return "-"
+    seconds = max(0, int((time.time() if now is None else now) - since / _MICROS))
+    for size, unit in _STEPS:
+        if seconds >= size:
+            return f"{seconds // size}{unit}"
+    return "0s"
+
+
+def when(micros: int) -> str:
+    """A time in microseconds as local date and time, with how long ago it was."""
+    if not micros:
+        return "-"
+    try:
+        told = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(micros // _MICROS))
+    except (OverflowError, OSError, ValueError):
+        return f"{micros} microseconds since 1970"
+    return f"{told} ({age(micros)} ago)"
+
+
+def clock(micros: int) -> str:
+    """A time in microseconds as local time of day."""
+    return time.strftime("%H:%M:%S", time.localtime(micros // _MICROS))
+
+
+@cache
+def user_name(uid: int) -> str | None:
+    """The name of a user; None where the uid has none here."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OverflowError):
+        return None
+
+
+def owner(uid: int) -> str:
+    """A user name where there is one."""
+    return user_name(uid) or str(uid)
+
+
+def target(value: Sequence[str]) -> str:
+    """A target, (kind, place, mode or attach type), as it is written on the command line."""
+    kind, place, detail = value
+    return f"{kind}:{place}" if kind == "xdp" else f"{kind}:{place} {detail}"
+
+
+def program(name: str, tag: str) -> str:
+    """A program in a table: name and the beginning of the tag."""
+    return f"{name or '(unnamed)'} {tag[:_TAG_DIGITS]}"
+
+
+def full_program(value: Sequence[Any]) -> str:
+    """A program, (id, name, tag, type), with everything that the kernel says of it."""
+    number, name, tag, kind = value
+    return f"{name or '(unnamed)'}, id {number}, tag {tag}, type {kind}"
+
+
+def processes(value: Sequence[Sequence[Any]]) -> str:
+    """Processes, (pid, comm), that hold a program."""
+    return ", ".join(f"{comm} (pid {pid})" for pid, comm in value)

@@ -1,0 +1,384 @@
+"""The client's side of interface.xml: a method a verb, typed arguments, errors by what they mean.
+
+GIO carries the messages. Little else is imported, the core's model not either: a command line
+client starts anew for every call.
+"""
+
+# ruff: noqa: PLC0415  # what reads an answer is imported while the daemon makes it
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, TypeAlias, TypedDict, cast
+
+import gi
+from gi.repository import Gio, GLib
+
+from bpflinkd.core import names
+
+# These are in wire.py too, which a client cannot afford to import; a test holds them equal.
+BUS_NAME: Final = "org.bpflinkd1"
+ROOT: Final = "/org/bpflinkd1"
+LINKS: Final = "/org/bpflinkd1/link/"
+MANAGER: Final = "org.bpflinkd1.Manager"
+LINK: Final = "org.bpflinkd1.Link"
+OBJECT_MANAGER: Final = "org.freedesktop.DBus.ObjectManager"
+PROPERTIES: Final = "org.freedesktop.DBus.Properties"
+ERROR_PREFIX: Final = "org.bpflinkd1.Error."
+
+_GONE: Final = ("ServiceUnknown", "NameHasNoOwner", "Disconnected", "TimedOut")
+_NOT_ALLOWED: Final = ("NotAuthorized", "NotOwner", "AccessDenied", "AuthFailed")
+_NO_OBJECT: Final = ("UnknownObject", "UnknownMethod", "UnknownInterface")
+_SLOW_AFTER_MS: Final = 1000
+_U64: Final = 2**64
+
+
+class ClientError(Exception):
+    """A call was refused or failed. `str(error)` is a sentence that a person can act on."""
+
+    def __init__(self, name: str, sentence: str, log: str = "") -> None:
+        super().__init__(sentence)
+        self.name = name
+        """The error's name without its prefix: `HookBusy`."""
+        self.sentence = sentence
+        self.log = log
+        """The verifier's log, whole; empty where it did not speak."""
+
+
+class NoDaemon(ClientError):
+    """There is no bus, or no bpflinkd on it (any more)."""
+
+
+class NotAllowed(ClientError):
+    """The daemon or the bus does not let this user do it."""
+
+
+class XdpTarget(NamedTuple):
+    """An interface's XDP hook; the daemon chooses the mode where none is given."""
+
+    interface: str
+    mode: str | None = None
+
+
+class CgroupTarget(NamedTuple):
+    """A cgroup v2 directory; the program tells the attach type where none is given."""
+
+    path: str
+    attach_type: str | None = None
+
+
+class OpenObject(NamedTuple):
+    """An open ELF file; the program's name may be left out where it holds one."""
+
+    fd: int
+    program: str | None = None
+
+
+class Source(NamedTuple):
+    """A program that is known by a word or number: `pin` a path, `id` a kernel id, `builtin` a name."""
+
+    kind: str
+    value: str | int
+
+
+class Row(NamedTuple):
+    """One link in the table of List."""
+
+    name: str
+    target: str
+    state: str
+    owner: int
+    generation: int
+    program: str
+    tag: str
+    state_since: int
+
+
+class Event(NamedTuple):
+    """A signal of the Manager: its name in the contract, the link it is about, the other arguments."""
+
+    signal: str
+    link: str
+    arguments: list[Any]
+
+
+class LinkProperties(TypedDict):
+    """One link, as in the interface org.bpflinkd1.Link; structs are sequences."""
+
+    Name: str
+    Target: tuple[str, str, str]
+    State: str
+    Reason: str
+    StateSince: int
+    Owner: int
+    Policy: str
+    Lifetime: str
+    Created: int
+    Generation: int
+    GenerationSince: int
+    Program: tuple[int, str, str, str]
+    Source: tuple[str, str]
+    Running: dict[str, Any]
+    KernelLinkId: int
+    Hook: tuple[str, int]
+    Maps: list[str]
+
+
+class ManagerProperties(TypedDict):
+    """The daemon, as in the interface org.bpflinkd1.Manager."""
+
+    Version: str
+    Pid: int
+    Started: int
+    KernelRelease: str
+    Paths: dict[str, str]
+    States: dict[str, int]
+    WatchSources: dict[str, dict[str, Any]]
+
+
+Notice: TypeAlias = Callable[[], Callable[[], None]]
+"""Begins to tell the user that we wait; what it returns ends that."""
+
+
+class Client:
+    """The Manager, through a connection of its own. Ctrl-C ends any wait by KeyboardInterrupt."""
+
+    def __init__(self, bus: str = "system", *, timeout: float = 30.0, slow: Notice | None = None) -> None:
+        """Connect to `system`, `session` or an address. `NoDaemon` and `NotAllowed` say why not.
+
+        `timeout` is in seconds and for each answer; `slow` is called when one takes over a second.
+        """
+        self._timeout = timeout
+        self._slow = slow
+        self._bus = f"{bus} bus" if bus in ("system", "session") else f"bus {bus}"
+        flags = Gio.DBusConnectionFlags
+        client = flags.AUTHENTICATION_CLIENT | flags.MESSAGE_BUS_CONNECTION
+        cancel = Gio.Cancellable()
+
+        def begin(done: Any) -> None:
+            GLib.timeout_add(int(timeout * 1000), cancel.cancel)
+            Gio.DBusConnection.new_for_address(_address(bus), client, None, cancel, done)
+
+        try:
+            self._connection = Gio.DBusConnection.new_for_address_finish(self._wait(begin))
+        except GLib.Error as error:
+            raise self._unreachable(error) from None
+
+    def attach(
+        self,
+        name: str,
+        target: XdpTarget | CgroupTarget,
+        source: OpenObject | Source,
+        *,
+        policy: str | None = None,
+        wait: bool = False,
+    ) -> str:
+        """Make a link; returns its object path."""
+        words = ("xdp", "mode") if isinstance(target, XdpTarget) else ("cgroup", "attach_type")
+        where = _strings(dict(zip(words, target, strict=True)))
+        options = _strings({"policy": policy}) | ({"wait": GLib.Variant("b", True)} if wait else {})
+        program, fds = _program(source)
+        arguments = GLib.Variant("(sa{sv}a{sv}a{sv})", (name, where, program, options))
+        return cast(str, self._manager("Attach", arguments, fds)[0])
+
+    def replace(self, name: str, source: OpenObject | Source, *, expect: int | None = None) -> int:
+        """Swap the program of a link; returns the new generation."""
+        options = {} if expect is None else {"expect": GLib.Variant("t", expect)}
+        program, fds = _program(source)
+        arguments = GLib.Variant("(sa{sv}a{sv})", (name, program, options))
+        return cast(int, self._manager("Replace", arguments, fds)[0])
+
+    def detach(self, name: str) -> None:
+        """End a link."""
+        self._manager("Detach", GLib.Variant("(sa{sv})", (name, {})))
+
+    def rows(self) -> list[Row]:
+        """Every link in brief, by name: what List returns."""
+        return sorted(map(Row._make, self._manager("List")[0]))
+
+    def links(self) -> list[LinkProperties]:
+        """Every link with all its properties, by name."""
+        (objects,) = self._call(ROOT, OBJECT_MANAGER, "GetManagedObjects")
+        found = [interfaces[LINK] for interfaces in objects.values() if LINK in interfaces]
+        return sorted(found, key=lambda link: cast(str, link["Name"]))
+
+    def link(self, name: str) -> LinkProperties:
+        """One link. Raises a `ClientError` named NoSuchLink where there is none."""
+        try:
+            return cast(LinkProperties, self._get_all(LINKS + names.encode(name), LINK))
+        except ClientError as error:
+            if error.name not in _NO_OBJECT:
+                raise
+        raise ClientError("NoSuchLink", f"there is no link {name!r}; 'bpflinkctl list' shows all")
+
+    def list_foreign(self) -> list[dict[str, Any]]:
+        """Programs on our hooks that are not ours, as ListForeign returns them."""
+        return cast(list[dict[str, Any]], self._manager("ListForeign")[0])
+
+    def status(self) -> ManagerProperties:
+        """The daemon's own properties."""
+        return cast(ManagerProperties, self._get_all(ROOT, MANAGER))
+
+    def follow(self, tell: Callable[[Event], None]) -> None:
+        """Call `tell` with everything that happens, until `NoDaemon` or KeyboardInterrupt."""
+        loop = GLib.MainLoop()
+        ended: list[BaseException] = []
+
+        def end(error: BaseException) -> None:
+            ended.append(error)
+            loop.quit()
+
+        def heard(_bus: Any, _sender: str, _path: str, _interface: str, name: str, body: Any) -> None:
+            link, *arguments = decode(body)
+            try:
+                tell(Event(name, link, arguments))
+            except BaseException as error:  # GIO would print it and go on
+                end(error)
+
+        def gone(connection: Any, _name: str) -> None:
+            closed = connection is None or connection.is_closed()
+            what = f"the connection to the {self._bus} broke" if closed else "bpflinkd is not running"
+            end(NoDaemon("DaemonGone", f"{what}; links stay attached without it"))
+
+        bus, none = self._connection, Gio.DBusSignalFlags.NONE
+        bus.signal_subscribe(BUS_NAME, MANAGER, None, ROOT, None, none, heard)
+        start = Gio.BusNameWatcherFlags.AUTO_START
+        Gio.bus_watch_name_on_connection(bus, BUS_NAME, start, None, gone)
+        loop.run()
+        raise ended[0]
+
+    def _manager(self, method: str, arguments: GLib.Variant | None = None, fds: tuple[int, ...] = ()) -> Any:
+        return self._call(ROOT, MANAGER, method, arguments, fds)
+
+    def _get_all(self, path: str, interface: str) -> Any:
+        return self._call(path, PROPERTIES, "GetAll", GLib.Variant("(s)", (interface,)))[0]
+
+    def _call(
+        self,
+        path: str,
+        interface: str,
+        method: str,
+        arguments: GLib.Variant | None = None,
+        fds: tuple[int, ...] = (),
+    ) -> Any:
+        files = Gio.UnixFDList.new()
+        for fd in fds:
+            files.append(fd)
+        to = (BUS_NAME, path, interface, method, arguments, None, Gio.DBusCallFlags.NONE)
+        milliseconds = int(self._timeout * 1000)
+
+        def begin(done: Any) -> None:
+            self._connection.call_with_unix_fd_list(*to, milliseconds, files, None, done)
+
+        try:
+            answer = self._wait(begin)
+            return decode(self._connection.call_with_unix_fd_list_finish(answer)[0])
+        except GLib.Error as error:
+            raise self._failure(error) from None
+
+    def _wait(self, begin: Callable[[Any], None]) -> Gio.AsyncResult:
+        """Run one operation of GIO's to its end. Unlike GIO's own waiting, Ctrl-C interrupts this."""
+        loop = GLib.MainLoop()
+        results: list[Gio.AsyncResult] = []
+        told: list[Callable[[], None]] = []
+
+        def done(_source: Any, result: Gio.AsyncResult) -> None:
+            results.append(result)
+            loop.quit()
+
+        def slow() -> bool:
+            told.append(self._slow() if self._slow else lambda: None)
+            return bool(GLib.SOURCE_REMOVE)
+
+        begin(done)
+        _decoder()
+        patience = GLib.timeout_add(_SLOW_AFTER_MS, slow)
+        try:
+            loop.run()
+        finally:
+            if not told:
+                GLib.source_remove(patience)
+            for end in told:
+                end()
+        return results[0]
+
+    def _unreachable(self, error: GLib.Error) -> ClientError:
+        if _is(error, Gio.IOErrorEnum.PERMISSION_DENIED):
+            return NotAllowed("AccessDenied", f"the {self._bus} does not let you in: {error.message}")
+        if _is(error, Gio.IOErrorEnum.CANCELLED):
+            return NoDaemon("NoBus", f"the {self._bus} did not answer within {self._timeout:g} s")
+        return NoDaemon(
+            "NoBus", f"the {self._bus} cannot be reached: {error.message}; is dbus-daemon running?"
+        )
+
+    def _failure(self, error: GLib.Error) -> ClientError:
+        remote = Gio.dbus_error_get_remote_error(error)
+        if remote:
+            return refusal(remote, error.message.removeprefix(f"GDBus.Error:{remote}: "))
+        if _is(error, Gio.IOErrorEnum.TIMED_OUT):
+            return ClientError(
+                "Timeout",
+                f"bpflinkd did not answer within {self._timeout:g} s; what was asked may still be done, "
+                "'bpflinkctl list' tells; --timeout waits longer",
+            )
+        if _is(error, Gio.IOErrorEnum.CLOSED):
+            return NoDaemon("DaemonGone", f"the connection to the {self._bus} broke: {error.message}")
+        return ClientError("CallFailed", f"the call could not be made: {error.message}")
+
+
+def refusal(name: str, message: str) -> ClientError:
+    """What an error reply means to us."""
+    short = name.rpartition(".")[2]
+    if name.startswith(ERROR_PREFIX):
+        sentence, _, log = message.partition("\n\n")
+        kind = NotAllowed if short in _NOT_ALLOWED else ClientError
+        return kind(short, sentence, log)
+    if short in _NOT_ALLOWED:
+        return NotAllowed(short, f"the bus does not let you ask this of bpflinkd; try as root ({message})")
+    if short == "NoReply":
+        return NoDaemon(
+            "DaemonGone", "bpflinkd went away before it answered; it may have done what was asked"
+        )
+    # An activation that failed has names of the bus's (Spawn.*) or of systemd's.
+    if short in _GONE or ".Spawn." in name or ".systemd1." in name:
+        return NoDaemon("NoDaemon", f"bpflinkd is not running on this bus: {message}")
+    return ClientError(short, message or f"the call failed: {name}")
+
+
+def decode(value: GLib.Variant) -> Any:
+    """A message's body as lists, dicts, strings and ints; a struct is a list."""
+    serialize, loads = _decoder()
+    text = serialize(value)[0]
+    # json-glib writes a `t` from 2**63 on as a negative number; no signed integer is in the contract.
+    if any(sign in text for sign in (":-", "[-", ",-")):
+        return loads(text, parse_int=lambda digits: int(digits) % _U64)
+    return loads(text)
+
+
+def _decoder() -> tuple[Callable[[GLib.Variant], tuple[str, int]], Callable[..., Any]]:
+    """json-glib and json: for a thousand links a third of the time that GLib.Variant.unpack takes."""
+    import json
+
+    gi.require_version("Json", "1.0")
+    from gi.repository import Json
+
+    return Json.gvariant_serialize_data, json.loads
+
+
+def _is(error: GLib.Error, code: Any) -> bool:
+    return bool(error.matches(Gio.io_error_quark(), code))
+
+
+def _address(bus: str) -> str:
+    kinds = {"system": Gio.BusType.SYSTEM, "session": Gio.BusType.SESSION}
+    return str(Gio.dbus_address_get_for_bus_sync(kinds[bus], None)) if bus in kinds else bus
+
+
+def _strings(values: dict[str, str | None]) -> dict[str, GLib.Variant]:
+    return {key: GLib.Variant("s", value) for key, value in values.items() if value is not None}
+
+
+def _program(source: OpenObject | Source) -> tuple[dict[str, GLib.Variant], tuple[int, ...]]:
+    """The dictionary of a program and the descriptors that go with it."""
+    if isinstance(source, OpenObject):
+        return {"object": GLib.Variant("h", 0), **_strings({"name": source.program})}, (source.fd,)
+    kind = "u" if source.kind == "id" else "s"
+    return {source.kind: GLib.Variant(kind, source.value)}, ()

@@ -1,0 +1,184 @@
+"""`bpflinkctl` against the real daemon: what people type, what they read, the exit codes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.test_watch import netlink_attach, sever
+from tests.lab import Daemon
+from tests.lab.compiled import program
+from tests.lab.daemon import BINARY, builtin, elf
+from tests.lab.world import run, until
+
+CTL = BINARY.with_name("bpflinkctl")
+
+
+def ctl(daemon: Daemon, *words: str | Path, uid: int | None = None) -> subprocess.CompletedProcess[str]:
+    as_user = [] if uid is None else ["setpriv", f"--reuid={uid}", "--clear-groups"]
+    command = [*as_user, str(CTL), "--bus", daemon.world.bus, *(str(word) for word in words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def document(daemon: Daemon, *words: str | Path) -> dict[str, object]:
+    done = ctl(daemon, *words, "--json")
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_a_life(daemon: Daemon) -> None:
+    objects = program("count")
+    assert ctl(daemon, "attach", "edge", "xdp:v0", "--builtin", "pass").returncode == 0
+    assert ctl(daemon, "replace", "edge", "--object", objects, "--program", "count_old").returncode == 0
+    table = ctl(daemon, "list").stdout.splitlines()
+    assert table[0].split() == ["NAME", "TARGET", "STATE", "OWNER", "GEN", "PROGRAM", "SINCE"]
+    assert table[1].split()[:6] == ["edge", "xdp:v0", "active", "root", "2", "count_old"]
+    assert document(daemon, "show", "edge")["generation"] == 2
+    stale = ctl(daemon, "replace", "edge", "--builtin", "pass", "--expect", "1")
+    assert (stale.returncode, stale.stdout) == (1, "")
+    assert "StaleGeneration" in stale.stderr
+    assert ctl(daemon, "detach", "edge").returncode == 0
+    assert document(daemon, "list") == {"links": []}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        pytest.param(["show", "nope"], 1, "no link 'nope'", id="no such link"),
+        pytest.param(["attach", "x", "xdp:nope0", "--builtin", "pass"], 1, "--wait", id="no interface"),
+        pytest.param(["attach", "x", "xdp:v0", "--object", "/nope.o"], 1, "/nope.o", id="no file"),
+        pytest.param(["attach", "x", "xdp:v0", "--object", "/tmp"], 1, "directory", id="a directory"),
+        pytest.param(["attach", "x", "eth0", "--builtin", "pass"], 2, "xdp:eth0", id="no kind of target"),
+        pytest.param(["attach", "x", "xdp:v0"], 2, "exactly one of", id="no source"),
+        pytest.param(["attach", "x", "xdp:v0", "--id", "1", "--builtin", "pass"], 2, "one", id="two"),
+        pytest.param(["attach", "x", "xdp:v0", "--id", "0"], 2, "0", id="id 0"),
+        pytest.param(["lst"], 2, "Did you mean 'list'", id="a typo"),
+        pytest.param(["list", "--jsn"], 2, "--json", id="a typo in an option"),
+    ],
+)
+def test_refusals_have_a_sentence_and_a_code(daemon: Daemon, words: list[str], code: int, says: str) -> None:
+    done = ctl(daemon, *words)
+    assert done.returncode == code
+    assert says in done.stderr
+    assert done.stdout == ""
+    assert not daemon.links()
+
+
+def test_not_root_is_exit_4(daemon: Daemon) -> None:
+    done = ctl(daemon, "attach", "x", "xdp:v0", "--builtin", "pass", uid=65534)
+    assert done.returncode == 4
+    assert "uid 65534" in done.stderr
+
+
+def test_no_daemon_and_no_bus_are_exit_3(daemon: Daemon) -> None:
+    daemon.end()
+    assert ctl(daemon, "list").returncode == 3
+    done = subprocess.run(
+        [CTL, "--bus", "unix:path=/nowhere", "list"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (3, 1)
+
+
+def test_a_relative_object_file_is_found_from_where_one_is(daemon: Daemon) -> None:
+    done = subprocess.run(
+        [CTL, "--bus", daemon.world.bus, "attach", "edge", "xdp:v0", "--object", "single.bpf.o"],
+        cwd=program("single").parent,
+        check=False,
+    )
+    assert done.returncode == 0
+
+
+def test_waiting_and_cgroups(daemon: Daemon) -> None:
+    path = daemon.world.cgroup()
+    assert ctl(daemon, "attach", "w", "xdp:later0", "--builtin", "pass", "--wait").returncode == 0
+    target = f"cgroup:{path}"
+    given = ("--builtin", "pass", "--attach-type", "egress")
+    assert ctl(daemon, "attach", "c", target, *given).returncode == 0
+    assert daemon.state("w") == "waiting"
+    assert daemon.link("c")["Target"]["attach_type"] == "egress"
+
+
+def test_events_are_followed(daemon: Daemon) -> None:
+    log = daemon.world.dir / "events"
+    with log.open("w") as file:
+        follower = subprocess.Popen([CTL, "--bus", daemon.world.bus, "--json", "events"], stdout=file)
+    try:
+        time.sleep(1)
+        daemon.attach("edge", {"xdp": "v0"}, builtin())
+        sever(daemon)
+        netlink_attach(daemon.world)
+        until(lambda: "program-attached" in log.read_text(), "told")
+        follower.send_signal(signal.SIGINT)
+        assert follower.wait(10) == 0
+    finally:
+        follower.kill()
+        follower.wait()
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert events[0]["event"] == "link_added"
+    changes = [event for event in events if event["event"] == "foreign_change"]
+    assert [change["kind"] for change in changes][-1] == "program-attached"
+    assert changes[-1]["by"]["program"]["name"] == "only_one"
+
+
+def test_events_end_with_the_daemon(daemon: Daemon) -> None:
+    command = [CTL, "--bus", daemon.world.bus, "events"]
+    follower = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    time.sleep(1)
+    daemon.kill()
+    _, said = follower.communicate(timeout=20)
+    assert follower.returncode == 3
+    assert "not running" in said
+
+
+def test_foreign_and_status(daemon: Daemon) -> None:
+    netlink_attach(daemon.world)
+    assert "only_one" in ctl(daemon, "foreign").stdout
+    status = document(daemon, "status")
+    assert status["pid"] == (daemon.process.pid if daemon.process else None)
+    assert {"netlink", "sweep"} <= set(status["watch_sources"])  # type: ignore[call-overload]
+
+
+def test_a_closed_pipe_is_no_fault(daemon: Daemon) -> None:
+    for number in range(40):
+        daemon.attach(f"l{number}", {"cgroup": daemon.world.cgroup()}, elf(program("count"), "connect_ok"))
+    done = subprocess.run(
+        f"{CTL} --bus {daemon.world.bus} list | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert done.stdout.startswith("NAME")
+
+
+def test_a_table_fits_a_narrow_terminal(daemon: Daemon) -> None:
+    long = "a-link-with-a-name-that-goes-on-and-on-" + "x" * 80
+    daemon.attach(long, {"xdp": "v0"}, builtin())
+    shown = run(
+        "script", "-qec", f"stty cols 80; {CTL} --bus {daemon.world.bus} --no-color list", "/dev/null"
+    )
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert all(len(line.rstrip()) <= 80 for line in plain.splitlines())
+    assert len(shown.strip().splitlines()) == 2
+
+
+@pytest.mark.parametrize("word", ["", "ed"])
+def test_completion_of_names(daemon: Daemon, word: str) -> None:
+    daemon.attach("edge", {"xdp": "v0"}, builtin())
+    words = f"bpflinkctl --bus session show {word}"
+    environment = {
+        **os.environ,
+        "_BPFLINKCTL_COMPLETE": "bash_complete",
+        "DBUS_SESSION_BUS_ADDRESS": daemon.world.bus,
+        "COMP_LINE": words,
+    }
+    done = subprocess.run([CTL], env=environment, capture_output=True, text=True, check=False)
+    assert "edge" in done.stdout
