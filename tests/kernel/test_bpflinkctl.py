@@ -128,7 +128,7 @@ def test_events_are_followed(daemon: Daemon) -> None:
 
 
 def test_events_end_with_the_daemon(daemon: Daemon) -> None:
-    command = [CTL, "--bus", daemon.world.bus, "events"]
+    command = [str(CTL), "--bus", daemon.world.bus, "events"]
     follower = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     time.sleep(1)
     daemon.kill()
