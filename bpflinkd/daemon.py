@@ -27,7 +27,7 @@ from bpflinkd.kernel.system import LinuxKernel
 from bpflinkd.store import SqliteStore
 from bpflinkd.watch.netlink import NetlinkWatch
 from bpflinkd.watch.sweep import Sweep
-from bpflinkd.worker import Worker, on_main_loop
+from bpflinkd.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class Daemon:
 
     def _published(self, news: News) -> None:
         """On the worker: hand news to the main loop."""
-        on_main_loop(self._tell, news)
+        self._worker.main_loop.post(self._tell, news)
 
     def _tell(self, news: News) -> None:
         self._service.publish(news)

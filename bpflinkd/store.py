@@ -134,6 +134,8 @@ class SqliteStore:
             verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
             if verdict != "ok":
                 raise StorageFailed(damaged.format(" ".join(verdict.split())))
+            # Nobody else uses it: without this SQLite locks and unlocks the file twelve times a change.
+            db.execute("PRAGMA locking_mode = EXCLUSIVE")
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA foreign_keys = ON")
             # A short log is soon written over instead of extended, and then a sync need not wait for

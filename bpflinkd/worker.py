@@ -5,32 +5,62 @@ An XDP swap waits for RCU, a load for the verifier: neither may hold up a reader
 
 import logging
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from gi.repository import GLib
 
 log = logging.getLogger(__name__)
 
+_SLICE: Final = 0.005
+"""Seconds after which other work of the main loop gets its turn."""
+
 Work: TypeAlias = Callable[[], Any]
 Done: TypeAlias = Callable[[Any, BaseException | None], None]
 
 
-def on_main_loop(function: Callable[..., None], *arguments: Any) -> None:
-    """Run a function on the main loop, in the order of the calls, whatever thread calls."""
+class MainLoop:
+    """Runs functions on the main loop, in the order in which the worker asked for it.
 
-    def once() -> bool:
-        function(*arguments)
-        return bool(GLib.SOURCE_REMOVE)
+    One wake-up serves all that came meanwhile; a source of its own for each would cost a round of
+    the loop each.
+    """
 
-    GLib.idle_add(once, priority=GLib.PRIORITY_DEFAULT)
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+
+    def post(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Run `function(*arguments)` soon. Only ever called on the worker thread.
+
+        With one thread that appends and one that removes, the length tells without a lock whether
+        the loop is awake: it removes an entry only when that is done.
+        """
+        self._waiting.append((function, arguments))
+        if len(self._waiting) == 1:
+            GLib.idle_add(self._run, priority=GLib.PRIORITY_DEFAULT)
+
+    def _run(self) -> bool:
+        until = time.monotonic() + _SLICE
+        while self._waiting:
+            function, arguments = self._waiting[0]
+            try:
+                function(*arguments)
+            except Exception:  # one that fails must not keep the others from running
+                log.exception("a callback failed")
+            self._waiting.popleft()
+            if time.monotonic() > until:
+                return bool(self._waiting)
+        return False
 
 
 class Worker:
     """A queue and a thread. `Done` is called on the main loop."""
 
     def __init__(self) -> None:
+        self.main_loop = MainLoop()
         self._queue: SimpleQueue[tuple[Work, Done | None] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="kernel", daemon=True)
         self._thread.start()
@@ -52,6 +82,6 @@ class Worker:
             except Exception as caught:  # whatever it is, the caller is told and the thread goes on
                 result, error = None, caught
             if done is not None:
-                on_main_loop(done, result, error)
+                self.main_loop.post(done, result, error)
             elif error is not None:
                 log.error("work on the kernel thread failed", exc_info=error)

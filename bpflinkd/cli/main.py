@@ -19,10 +19,11 @@ COMPLETE: Final = "_BPFLINKCTL_COMPLETE"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run `bpflinkctl`; returns the exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     settings = Settings()
-    # What a call makes lives until it ends: looking for garbage is time lost.
-    gc.disable()
+    if arguments is None:
+        arguments = sys.argv[1:]
+        # The process is ours: what it makes lives until it ends, looking for garbage is time lost.
+        gc.disable()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -34,8 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
         from bpflinkd.cli import failures
 
         code = failures.report(error, settings, arguments)
-    # Nor when the interpreter ends.
-    gc.freeze()
+    if not gc.isenabled():
+        gc.freeze()  # or the interpreter looks for garbage as it ends
     return code
 
 

@@ -110,7 +110,7 @@ def _show_fields(link: dict[str, Any]) -> list[tuple[str, str]]:
         ("Name", link["name"]),
         ("State", f"{link['state']} since {words.when(link['state_since'])}"),
         ("Reason", link["reason"]),
-        ("Target", _pairs(link["target"])),
+        ("Target", _target(link["target"])),
         ("Owner", f"{words.owner(uid)} (uid {uid})"),
         ("Policy", link["policy"]),
         ("Lifetime", link["lifetime"]),
@@ -135,6 +135,11 @@ def _show_fields(link: dict[str, Any]) -> list[tuple[str, str]]:
         ("Pins", link["pins"]),
     ]
     return [(label, value) for label, value in fields if value]
+
+
+def _target(target: dict[str, str]) -> str:
+    (kind, place), (_, detail) = target.items()
+    return words.target((kind, place, detail)) + (f", mode {detail}" if kind == "xdp" else "")
 
 
 def _pairs(value: dict[str, Any]) -> str:

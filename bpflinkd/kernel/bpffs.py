@@ -1,4 +1,4 @@
-"""The pins of each link: `<root>/<encoded name>/{link,program,maps/...}`, staged ones in `next/`.
+"""The pins of each link: `<root>/<encoded name>/{link,program,maps/...}`, staged ones as `next_*`.
 
 Staged pins become current by `rename`, each atomic; a crash between two renames is healed at start.
 """
@@ -22,7 +22,9 @@ from bpflinkd.kernel.link import HeldLink
 from bpflinkd.kernel.program import HeldProgram
 
 BPFFS_MAGIC: Final = 0xCAFE4A11
-_LINK, _PROGRAM, _MAPS, _STAGE, _ASIDE = "link", "program", "maps", "next", "_aside"
+_LINK, _PROGRAM, _MAPS, _ASIDE = "link", "program", "maps", "_aside"
+_NEXT: Final = "next_"
+"""Before the name of a pin that is staged."""
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -49,9 +51,8 @@ def _remove_tree(directory: Path) -> None:
     os.rmdir(directory)
 
 
-def _maps_in(home: Path) -> tuple[str, ...]:
-    """Names of the maps pinned in a link's directory."""
-    maps = home / _MAPS
+def _maps_in(maps: Path) -> tuple[str, ...]:
+    """Names of the maps pinned in a directory."""
     return tuple(sorted(names.decode(pin.name) for pin in maps.iterdir())) if maps.exists() else ()
 
 
@@ -95,16 +96,15 @@ class PinDirectory:
 
     def open(self, name: str, source: Source) -> Pinned:
         home = self._of(name)
-        stage = home / _STAGE
         return Pinned(
             link=self._open_link(home / _LINK),
-            program=self._open_program(home, source),
-            staged_link=self._open_link(stage / _LINK),
-            staged_program=self._open_program(stage, source),
+            program=self._open_program(home, source, ""),
+            staged_link=self._open_link(home / (_NEXT + _LINK)),
+            staged_program=self._open_program(home, source, _NEXT),
         )
 
     def maps(self, name: str) -> tuple[str, ...]:
-        return _maps_in(self._of(name))
+        return _maps_in(self._of(name) / _MAPS)
 
     def put_back(self, name: str, program: Program) -> None:
         with _failures(f"pinning the program of link {name!r} again"):
@@ -113,48 +113,48 @@ class PinDirectory:
     def stage_program(self, name: str, staged: Program) -> None:
         held = cast(HeldProgram, staged)
         home = self._of(name)
-        stage = f"{home}/{_STAGE}"
         with _failures(f"pinning the program of link {name!r}"):
-            os.makedirs(stage, mode=0o700, exist_ok=True)
-            libbpf.obj_pin(held.fd, f"{stage}/{_PROGRAM}")
+            home.mkdir(mode=0o700, exist_ok=True)
+            libbpf.obj_pin(held.fd, f"{home}/{_NEXT}{_PROGRAM}")
             # Maps come and go with their program. The directory is staged even where it stays
             # empty, if there is an older one that it must replace.
             if held.map_fds or os.path.lexists(f"{home}/{_MAPS}"):
-                os.mkdir(f"{stage}/{_MAPS}", mode=0o700)
+                os.mkdir(f"{home}/{_NEXT}{_MAPS}", mode=0o700)
             for map_name, fd in held.map_fds.items():
-                libbpf.obj_pin(fd, f"{stage}/{_MAPS}/{names.encode(map_name)}")
+                libbpf.obj_pin(fd, f"{home}/{_NEXT}{_MAPS}/{names.encode(map_name)}")
         held.settle()
 
     def stage_link(self, name: str, staged: Link) -> None:
-        stage = f"{self._of(name)}/{_STAGE}"
+        home = self._of(name)
         with _failures(f"pinning link {name!r}"):
-            os.makedirs(stage, mode=0o700, exist_ok=True)
-            libbpf.obj_pin(cast(HeldLink, staged).fd, f"{stage}/{_LINK}")
+            home.mkdir(mode=0o700, exist_ok=True)
+            libbpf.obj_pin(cast(HeldLink, staged).fd, f"{home}/{_NEXT}{_LINK}")
 
     def promote(self, name: str) -> None:
         home = self._of(name)
-        stage = f"{home}/{_STAGE}"
         with _failures(f"moving the pins of link {name!r} into place"):
-            if not os.path.lexists(stage):
-                return
-            # In this order, so that a promote that was cut short can be run again.
-            if os.path.lexists(f"{stage}/{_MAPS}"):
-                _remove_tree(home / _MAPS)
-                os.rename(f"{stage}/{_MAPS}", f"{home}/{_MAPS}")
-            for pin in (_PROGRAM, _LINK):
-                with contextlib.suppress(FileNotFoundError):
-                    os.rename(f"{stage}/{pin}", f"{home}/{pin}")
-            os.rmdir(stage)
+            staged = [entry for entry in os.listdir(home) if entry.startswith(_NEXT)]
+            # The program last: while it is staged, a start promotes again what was cut short.
+            for pin in sorted(staged, key=f"{_NEXT}{_PROGRAM}".__eq__):
+                if pin == f"{_NEXT}{_MAPS}":
+                    _remove_tree(home / _MAPS)
+                os.rename(f"{home}/{pin}", f"{home}/{pin.removeprefix(_NEXT)}")
 
     def unstage_link(self, name: str) -> None:
         with _failures(f"unpinning the staged link {name!r}"):
-            (self._of(name) / _STAGE / _LINK).unlink(missing_ok=True)
+            (self._of(name) / (_NEXT + _LINK)).unlink(missing_ok=True)
 
     def discard_staged(self, name: str) -> None:
         home = self._of(name)
         with _failures(f"removing the staged pins of link {name!r}"):
-            _remove_tree(home / _STAGE)
-            if home.exists() and not any(home.iterdir()):
+            if not home.exists():
+                return
+            for pin in home.iterdir():
+                if pin.name == f"{_NEXT}{_MAPS}":
+                    _remove_tree(pin)
+                elif pin.name.startswith(_NEXT):
+                    pin.unlink()
+            if not any(home.iterdir()):
                 home.rmdir()
 
     def set_aside(self, name: str) -> str:
@@ -184,10 +184,11 @@ class PinDirectory:
                 return None
             raise KernelRefused(f"the pin {path} cannot be opened: {error}") from None
 
-    def _open_program(self, home: Path, source: Source) -> HeldProgram | None:
-        if not (home / _PROGRAM).exists():
+    def _open_program(self, home: Path, source: Source, prefix: str) -> HeldProgram | None:
+        pin = home / (prefix + _PROGRAM)
+        if not pin.exists():
             return None
         try:
-            return programs.from_pin(str(home / _PROGRAM), source, map_names=_maps_in(home))
+            return programs.from_pin(str(pin), source, map_names=_maps_in(home / (prefix + _MAPS)))
         except BadProgram as error:
             raise BpflinkdError(str(error)) from None
