@@ -1,0 +1,52 @@
+"""`python -m bench [NAME...]`: run all benchmarks, or those named."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
+
+from bench import packets, reads, replace, thousand
+from bench.setting import Setting
+from bench.table import Row, show
+
+Benchmark: TypeAlias = Callable[[Setting], Iterator[Row]]
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "xdp-replace": replace.xdp,
+    "cgroup-replace": replace.cgroup,
+    "reads": reads.under_swaps,
+    "packets": packets.counted_once,
+    "objects": thousand.objects,
+    "start": thousand.start,
+    "memory": thousand.memory,
+    "sweep": thousand.sweep,
+    "list": thousand.command_line,
+}
+
+
+def main(names: list[str]) -> int:
+    """Exit code: 0 measured, whatever the verdicts; 1 a benchmark broke; 2 usage."""
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        print(f"no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    # The processes that we start are to run as installed ones do: with byte code and buffers.
+    for setting_of_shell in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"):
+        os.environ.pop(setting_of_shell, None)
+    rows: list[Row] = []
+    broken = False
+    with Setting() as setting:
+        for name in names or BENCHMARKS:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            try:
+                rows.extend(BENCHMARKS[name](setting))
+            except Exception:
+                traceback.print_exc()
+                broken = True
+    show(rows)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
