@@ -153,6 +153,9 @@ def vardict(values: Mapping[str, GLib.Variant]) -> GLib.Variant:
     return builder.end()
 
 
+_NOBODY: Final = vardict({})
+
+
 def target(value: Target) -> GLib.Variant:
     """(sss): `xdp`, interface, mode; or `cgroup`, path, attach type."""
     match value:
@@ -164,6 +167,7 @@ def target(value: Target) -> GLib.Variant:
             assert_never(value)
 
 
+@functools.lru_cache(maxsize=256)
 def _source(value: Source) -> GLib.Variant:
     match value:
         case StoredObject(sha256=sha256):
@@ -181,8 +185,9 @@ def _source(value: Source) -> GLib.Variant:
     return _tuple(_word(kind), _string(detail))
 
 
+@functools.lru_cache(maxsize=256)
 def program(info: ProgramInfo) -> GLib.Variant:
-    """(usss): id, name, tag, type."""
+    """(usss): id, name, tag, type. Many links often run one program, and then share this."""
     known = info.type in ProgramType.__members__.values()
     kind = ProgramType(info.type).name.lower() if known else f"type {info.type}"
     return _tuple(_u32(info.id), _string(info.name), _string(info.tag), _word(kind))
@@ -202,7 +207,7 @@ def _occupant(value: Occupant) -> dict[str, GLib.Variant]:
 
 def running(value: Occupant | None) -> GLib.Variant:
     """The property Running: a{sv}, empty where nobody is in our place."""
-    return vardict(_occupant(value) if value is not None else {})
+    return vardict(_occupant(value)) if value is not None else _NOBODY
 
 
 def foreign(values: tuple[Foreign, ...]) -> GLib.Variant:
@@ -260,7 +265,7 @@ def link_properties(view: LinkView) -> dict[str, GLib.Variant]:
         "Name": _string(record.name),
         "Target": target(record.target),
         "State": _word(health.state),
-        "Reason": _string(health.reason),
+        "Reason": _word(health.reason),
         "StateSince": _u64(health.since),
         "Owner": _u32(record.owner.uid),
         "Policy": _word(record.policy),
