@@ -7,7 +7,7 @@ DESTDIR ?=
 
 # What Debian has and PyPI has not, or has under other names; clang compiles our BPF C.
 PACKAGES := python3-venv python3-gi python3-pydbus python3-systemd gir1.2-json-1.0 libbpf1 \
-	linux-libc-dev clang dbus iproute2 bpftool xdp-tools util-linux
+	linux-libc-dev clang dbus iproute2 bpftool xdp-tools util-linux bsdutils systemd
 STAMP := .venv/built
 
 .DEFAULT_GOAL := help
