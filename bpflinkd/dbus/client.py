@@ -13,16 +13,8 @@ import gi
 from gi.repository import Gio, GLib
 
 from bpflinkd.core import names
-
-# These are in wire.py too, which a client cannot afford to import; a test holds them equal.
-BUS_NAME: Final = "org.bpflinkd1"
-ROOT: Final = "/org/bpflinkd1"
-LINKS: Final = "/org/bpflinkd1/link/"
-MANAGER: Final = "org.bpflinkd1.Manager"
-LINK: Final = "org.bpflinkd1.Link"
-OBJECT_MANAGER: Final = "org.freedesktop.DBus.ObjectManager"
-PROPERTIES: Final = "org.freedesktop.DBus.Properties"
-ERROR_PREFIX: Final = "org.bpflinkd1.Error."
+from bpflinkd.core.errors import ERROR_PREFIX
+from bpflinkd.dbus.contract import BUS_NAME, LINK, LINKS, MANAGER, OBJECT_MANAGER, PROPERTIES, ROOT
 
 _GONE: Final = ("ServiceUnknown", "NameHasNoOwner", "Disconnected", "TimedOut")
 _NOT_ALLOWED: Final = ("NotAuthorized", "NotOwner", "AccessDenied", "AuthFailed")

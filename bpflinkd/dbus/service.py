@@ -25,7 +25,7 @@ from bpflinkd.core.events import (
 from bpflinkd.core.manager import Manager
 from bpflinkd.core.model import LinkView
 from bpflinkd.core.requests import AttachRequest, Caller, DetachRequest, ReplaceRequest
-from bpflinkd.dbus import wire
+from bpflinkd.dbus import contract, wire
 from bpflinkd.dbus.peer import Peers
 from bpflinkd.dbus.wrapper import Call, DeferringWrapper
 
@@ -81,7 +81,7 @@ class _Published:
     def interfaces(self) -> GLib.Variant:
         """The a{sa{sv}} of GetManagedObjects and InterfacesAdded."""
         properties = wire.vardict(wire.link_properties(self.view))
-        entry = GLib.Variant.new_dict_entry(_string(wire.LINK), properties)
+        entry = GLib.Variant.new_dict_entry(_string(contract.LINK), properties)
         return GLib.Variant.new_array(_INTERFACE, [entry])
 
 
@@ -99,30 +99,30 @@ class Service:
         self._links: dict[str, _Published] = {}
         text = resources.files(__package__).joinpath("interface.xml").read_text()
         infos = {info.name: info for info in Gio.DBusNodeInfo.new_for_xml(text).interfaces}
-        self._link_info = infos.pop(wire.LINK)
+        self._link_info = infos.pop(contract.LINK)
         properties = {
-            (wire.PROPERTIES, "Get"): self._get,
-            (wire.PROPERTIES, "GetAll"): self._get_all,
-            (wire.PROPERTIES, "Set"): self._set,
+            (contract.PROPERTIES, "Get"): self._get,
+            (contract.PROPERTIES, "GetAll"): self._get_all,
+            (contract.PROPERTIES, "Set"): self._set,
         }
         self._root = DeferringWrapper(
             {
-                (wire.MANAGER, "Attach"): self._attach,
-                (wire.MANAGER, "Replace"): self._replace,
-                (wire.MANAGER, "Detach"): self._detach,
-                (wire.MANAGER, "List"): self._list,
-                (wire.MANAGER, "ListForeign"): self._list_foreign,
-                (wire.OBJECT_MANAGER, "GetManagedObjects"): self._managed_objects,
+                (contract.MANAGER, "Attach"): self._attach,
+                (contract.MANAGER, "Replace"): self._replace,
+                (contract.MANAGER, "Detach"): self._detach,
+                (contract.MANAGER, "List"): self._list,
+                (contract.MANAGER, "ListForeign"): self._list_foreign,
+                (contract.OBJECT_MANAGER, "GetManagedObjects"): self._managed_objects,
                 **properties,
             }
         )
         interfaces = list(infos.values())
-        self._registration = ObjectRegistration(bus, wire.ROOT, interfaces, self._root, True)
+        self._registration = ObjectRegistration(bus, contract.ROOT, interfaces, self._root, True)
         self._link_wrapper = DeferringWrapper(properties)
 
     def claim(self) -> None:
         """Take the bus name. RuntimeError or GLib.Error: another has it, or the bus forbids it."""
-        self._name = self._bus.request_name(wire.BUS_NAME, allow_replacement=False)
+        self._name = self._bus.request_name(contract.BUS_NAME, allow_replacement=False)
 
     # Verbs
 
@@ -203,12 +203,12 @@ class Service:
         call.answer(GLib.Variant.new_tuple(table))
 
     def _properties_at(self, call: Call, interface: str) -> dict[str, GLib.Variant]:
-        if call.path == wire.ROOT:
-            if interface != wire.MANAGER:
+        if call.path == contract.ROOT:
+            if interface != contract.MANAGER:
                 return {}
             states = Counter(link.view.health.state for link in self._links.values())
             return {**self._facts.properties(), "States": GLib.Variant("a{su}", states)}
-        name = names.decode(call.path.removeprefix(wire.LINKS))
+        name = names.decode(call.path.removeprefix(contract.LINKS))
         link = self._links.get(name)
         if link is None:
             raise NoSuchLink(f"there is no link {name!r}")
@@ -273,12 +273,12 @@ class Service:
                 name = view.record.name
                 path = GLib.Variant.new_object_path(wire.path_of(name))
                 interfaces = _Published(view).interfaces()
-                self._signal("InterfacesAdded", path, interfaces, interface=wire.OBJECT_MANAGER)
+                self._signal("InterfacesAdded", path, interfaces, interface=contract.OBJECT_MANAGER)
                 self._signal("LinkAdded", _string(name), path)
             case LinkRemoved(view=view, reason=reason):
                 path = GLib.Variant.new_object_path(wire.path_of(view.record.name))
-                gone = GLib.Variant.new_strv([wire.LINK])
-                self._signal("InterfacesRemoved", path, gone, interface=wire.OBJECT_MANAGER)
+                gone = GLib.Variant.new_strv([contract.LINK])
+                self._signal("InterfacesRemoved", path, gone, interface=contract.OBJECT_MANAGER)
                 self._signal("LinkRemoved", _string(view.record.name), _string(reason))
             case ProgramReplaced(view=view, old=old):
                 new = view.record.generation
@@ -301,10 +301,10 @@ class Service:
         changed = {key: value for key, value in after.items() if not value.equal(before[key])}
         if changed:
             body = GLib.Variant.new_tuple(
-                _string(wire.LINK), wire.vardict(changed), GLib.Variant.new_strv([])
+                _string(contract.LINK), wire.vardict(changed), GLib.Variant.new_strv([])
             )
             path = wire.path_of(new.record.name)
-            self._connection.emit_signal(None, path, wire.PROPERTIES, "PropertiesChanged", body)
+            self._connection.emit_signal(None, path, contract.PROPERTIES, "PropertiesChanged", body)
 
-    def _signal(self, name: str, *arguments: GLib.Variant, interface: str = wire.MANAGER) -> None:
+    def _signal(self, name: str, *arguments: GLib.Variant, interface: str = contract.MANAGER) -> None:
         self._root.SignalEmitted(interface, name, GLib.Variant.new_tuple(*arguments))

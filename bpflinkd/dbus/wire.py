@@ -33,14 +33,7 @@ from bpflinkd.core.model import (
     XdpHook,
     XdpTarget,
 )
-
-BUS_NAME: Final = "org.bpflinkd1"
-ROOT: Final = "/org/bpflinkd1"
-LINKS: Final = "/org/bpflinkd1/link/"
-MANAGER: Final = "org.bpflinkd1.Manager"
-LINK: Final = "org.bpflinkd1.Link"
-OBJECT_MANAGER: Final = "org.freedesktop.DBus.ObjectManager"
-PROPERTIES: Final = "org.freedesktop.DBus.Properties"
+from bpflinkd.dbus import contract
 
 Dict: TypeAlias = Mapping[str, Any]
 Fds: TypeAlias = Callable[[int], int]
@@ -51,7 +44,7 @@ _U32_MAX: Final = 2**32 - 1
 
 def path_of(name: str) -> str:
     """Object path of a link."""
-    return LINKS + names.encode(name)
+    return contract.LINKS + names.encode(name)
 
 
 # In

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -158,10 +158,3 @@ def remove_cgroup(place: Path) -> None:
         return
     for directory, _, _ in os.walk(place, topdown=False):
         Path(directory).rmdir()
-
-
-@contextlib.contextmanager
-def world() -> Iterator[World]:
-    """The same as a function."""
-    with World() as made:
-        yield made

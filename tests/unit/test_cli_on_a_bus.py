@@ -18,7 +18,8 @@ from typing import IO, Any
 import pytest
 from gi.repository import Gio, GLib
 
-from bpflinkd.dbus import client, wire
+from bpflinkd.core.errors import ERROR_PREFIX
+from bpflinkd.dbus import client, contract
 
 CTL = Path(sys.executable).with_name("bpflinkctl")
 ROOT = Path(__file__).parents[2]
@@ -105,7 +106,10 @@ def _run(bus: str, *words: str) -> "subprocess.CompletedProcess[str]":
 
 def test_the_client_and_the_daemon_name_the_same_things() -> None:
     for name in ("BUS_NAME", "ROOT", "LINKS", "MANAGER", "LINK", "OBJECT_MANAGER", "PROPERTIES"):
-        assert getattr(client, name) == getattr(wire, name)
+        assert getattr(client, name, getattr(contract, name)) == getattr(contract, name)
+    interfaces = (ROOT / "bpflinkd/dbus/interface.xml").read_text()
+    for name in (contract.MANAGER, contract.LINK, contract.OBJECT_MANAGER):
+        assert f'<interface name="{name}">' in interfaces
 
 
 def test_the_largest_numbers_survive_decoding() -> None:
@@ -349,18 +353,18 @@ class _Fake:
         )
         info = Gio.DBusNodeInfo.new_for_xml((ROOT / "bpflinkd/dbus/interface.xml").read_text())
         for interface in info.interfaces:
-            path = client.LINKS + "edge" if interface.name == client.LINK else client.ROOT
+            path = contract.LINKS + "edge" if interface.name == contract.LINK else contract.ROOT
             self._bus.register_object(path, interface, self._called, self._property, None)
         Gio.bus_own_name_on_connection(
             self._bus,
-            client.BUS_NAME,
+            contract.BUS_NAME,
             Gio.BusNameOwnerFlags.NONE,
             lambda *_: print("ready", flush=True),
             None,
         )
 
     def _property(self, _bus: Any, _sender: str, _path: str, interface: str, name: str) -> GLib.Variant:
-        return GLib.Variant(*(LINK if interface == client.LINK else MANAGER)[name])
+        return GLib.Variant(*(LINK if interface == contract.LINK else MANAGER)[name])
 
     def _called(
         self,
@@ -379,7 +383,7 @@ class _Fake:
                 invocation.return_value(GLib.Variant("(a(sssutsst))", ([row],)))
             case "GetManagedObjects", _:
                 properties = {key: GLib.Variant(*value) for key, value in LINK.items()}
-                objects = {client.LINKS + "edge": {client.LINK: properties}}
+                objects = {contract.LINKS + "edge": {contract.LINK: properties}}
                 invocation.return_value(GLib.Variant("(a{oa{sa{sv}}})", (objects,)))
             case "ListForeign", _:
                 target = GLib.Variant("(sss)", ("xdp", "eth9", "auto"))
@@ -391,7 +395,7 @@ class _Fake:
                 os.close(fd)
             case "Detach", "told":
                 change = GLib.Variant("(ssss)", ("told", "severed", "active", "why"))
-                self._bus.emit_signal(None, client.ROOT, client.MANAGER, "StateChanged", change)
+                self._bus.emit_signal(None, contract.ROOT, contract.MANAGER, "StateChanged", change)
                 invocation.return_value(None)
             case "Detach", "silent":
                 pass
@@ -403,7 +407,7 @@ class _Fake:
                 invocation.return_dbus_error(denied, "Rejected send message, 2 matched rules")
             case _:
                 log = "\n\nline 1\n\nline 3" if name == "VerifierRejected" else ""
-                invocation.return_dbus_error(client.ERROR_PREFIX + name, f"a sentence{log}")
+                invocation.return_dbus_error(ERROR_PREFIX + name, f"a sentence{log}")
 
 
 if __name__ == "__main__":
