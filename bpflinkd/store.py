@@ -23,12 +23,7 @@ from bpflinkd.core import attach_types
 from bpflinkd.core.errors import StorageFailed
 from bpflinkd.core.model import (
     Builtin,
-    CgroupHook,
-    CgroupId,
-    CgroupTarget,
     Generation,
-    Hook,
-    IfIndex,
     Lifetime,
     Owner,
     PinnedProgram,
@@ -40,13 +35,20 @@ from bpflinkd.core.model import (
     Record,
     Source,
     StoredObject,
-    Target,
     UnixMicros,
+)
+from bpflinkd.core.ports import Stored
+from bpflinkd.core.targets import (
+    CgroupHook,
+    CgroupId,
+    CgroupTarget,
+    Hook,
+    IfIndex,
+    Target,
     XdpHook,
     XdpMode,
     XdpTarget,
 )
-from bpflinkd.core.ports import Stored
 
 FILE_NAME: Final = "bpflinkd.sqlite"
 SCHEMA_VERSION: Final = 1

@@ -13,7 +13,8 @@ from bpflinkd.cli.arguments import (
 from bpflinkd.cli.group import Command
 from bpflinkd.cli.kinds import NAME, Text
 from bpflinkd.cli.settings import Settings
-from bpflinkd.core.model import Policy, XdpMode
+from bpflinkd.core.model import Policy
+from bpflinkd.core.targets import XdpMode
 from bpflinkd.dbus.client import ClientError
 
 _GENERATIONS = click.IntRange(1, 2**64 - 1)

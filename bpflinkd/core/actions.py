@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from bpflinkd.core.model import Hook, Occupant, ProgId, Record
+from bpflinkd.core.model import Occupant, ProgId, Record
 from bpflinkd.core.ports import Program
+from bpflinkd.core.targets import Hook
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,14 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
-from bpflinkd.core.model import (
-    Generation,
-    IfIndex,
-    LinkView,
-    Occupant,
-    State,
-    UnixMicros,
-)
+from bpflinkd.core.model import Generation, LinkView, Occupant, State, UnixMicros
+from bpflinkd.core.targets import IfIndex
 
 # Tidings: a watcher saw something. They are hints; the kernel is asked before anything is judged.
 

@@ -22,8 +22,8 @@ from bpflinkd.core.actions import (
     SwapLink,
 )
 from bpflinkd.core.errors import BpflinkdError, Internal
-from bpflinkd.core.model import Target
 from bpflinkd.core.ports import Kernel, Link, Pins, Program, Store
+from bpflinkd.core.targets import Target
 
 log = logging.getLogger(__name__)
 

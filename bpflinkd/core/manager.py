@@ -22,23 +22,11 @@ from bpflinkd.core.events import (
     Tiding,
 )
 from bpflinkd.core.executor import Executor, Held
-from bpflinkd.core.model import (
-    CgroupTarget,
-    Foreign,
-    Health,
-    IfIndex,
-    LinkView,
-    Occupant,
-    Record,
-    State,
-    Status,
-    StoredObject,
-    XdpHook,
-    XdpTarget,
-)
+from bpflinkd.core.model import Foreign, Health, LinkView, Occupant, Record, State, Status, StoredObject
 from bpflinkd.core.ports import Clock, Kernel, Pins, Publish, Store, Stored
 from bpflinkd.core.reconcile import NO_FIGHT, Change, Fight, Verdict, judge
 from bpflinkd.core.requests import AttachRequest, Caller, DetachRequest, ReplaceRequest
+from bpflinkd.core.targets import CgroupTarget, IfIndex, XdpHook, XdpTarget
 
 log = logging.getLogger(__name__)
 

@@ -30,24 +30,10 @@ from bpflinkd.core.errors import (
     StaleGeneration,
     WrongProgramType,
 )
-from bpflinkd.core.model import (
-    CgroupPlace,
-    CgroupTarget,
-    Generation,
-    Hook,
-    Lifetime,
-    Occupant,
-    Owner,
-    ProgramInfo,
-    Record,
-    Status,
-    Target,
-    UnixMicros,
-    WantedTarget,
-    XdpTarget,
-)
+from bpflinkd.core.model import Generation, Lifetime, Occupant, Owner, ProgramInfo, Record, Status, UnixMicros
 from bpflinkd.core.ports import Program
 from bpflinkd.core.requests import AttachRequest, Caller, ReplaceRequest
+from bpflinkd.core.targets import CgroupPlace, CgroupTarget, Hook, Target, WantedTarget, XdpTarget
 
 
 def authorize(caller: Caller, verb: str) -> None:

@@ -12,8 +12,6 @@ from bpflinkd.core.events import News
 from bpflinkd.core.model import (
     Foreign,
     Generation,
-    Hook,
-    IfIndex,
     LinkFacts,
     LinkId,
     Occupant,
@@ -21,11 +19,10 @@ from bpflinkd.core.model import (
     ProgramInfo,
     Record,
     Source,
-    Target,
     UnixMicros,
     WantedProgram,
-    WantedTarget,
 )
+from bpflinkd.core.targets import Hook, IfIndex, Target, WantedTarget
 
 
 class Program(Protocol):

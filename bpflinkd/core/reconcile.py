@@ -22,18 +22,9 @@ from bpflinkd.core.actions import (
     SwapLink,
 )
 from bpflinkd.core.events import ChangeKind
-from bpflinkd.core.model import (
-    CgroupTarget,
-    Health,
-    Hook,
-    Policy,
-    Record,
-    State,
-    Status,
-    UnixMicros,
-    XdpTarget,
-)
+from bpflinkd.core.model import Health, Policy, Record, State, Status, UnixMicros
 from bpflinkd.core.ports import Program
+from bpflinkd.core.targets import CgroupTarget, Hook, XdpTarget
 
 FIRST_PAUSE: Final = 100_000
 """Microseconds to wait after the first restore before another; doubles with each."""

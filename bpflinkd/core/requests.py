@@ -6,15 +6,8 @@ from typing import Final
 
 from bpflinkd.core import attach_types
 from bpflinkd.core.errors import BadTarget
-from bpflinkd.core.model import (
-    CgroupPlace,
-    CgroupTarget,
-    Policy,
-    WantedProgram,
-    WantedTarget,
-    XdpMode,
-    XdpTarget,
-)
+from bpflinkd.core.model import Policy, WantedProgram
+from bpflinkd.core.targets import CgroupPlace, CgroupTarget, WantedTarget, XdpMode, XdpTarget
 
 _IFNAMSIZ: Final = 16
 _PATH_MAX: Final = 4096

@@ -12,10 +12,7 @@ from bpflinkd.core.errors import BadOption, BadProgram, BadTarget
 from bpflinkd.core.events import ForeignChange
 from bpflinkd.core.model import (
     Builtin,
-    CgroupHook,
-    CgroupTarget,
     Foreign,
-    Hook,
     LinkView,
     ObjectFile,
     Occupant,
@@ -27,12 +24,9 @@ from bpflinkd.core.model import (
     ProgramInfo,
     Source,
     StoredObject,
-    Target,
     WantedProgram,
-    WantedTarget,
-    XdpHook,
-    XdpTarget,
 )
+from bpflinkd.core.targets import CgroupHook, CgroupTarget, Hook, Target, WantedTarget, XdpHook, XdpTarget
 from bpflinkd.dbus import contract
 
 Dict: TypeAlias = Mapping[str, Any]

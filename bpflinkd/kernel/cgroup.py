@@ -9,7 +9,8 @@ from typing import Final
 
 from bpflinkd.core import attach_types
 from bpflinkd.core.errors import BadTarget, HookGone, NotSupported
-from bpflinkd.core.model import CgroupHook, CgroupId, CgroupTarget, ProgId
+from bpflinkd.core.model import ProgId
+from bpflinkd.core.targets import CgroupHook, CgroupId, CgroupTarget
 from bpflinkd.kernel import libbpf
 
 _MOUNTS: Final = Path("/proc/self/mountinfo")

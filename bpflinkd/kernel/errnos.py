@@ -11,7 +11,7 @@ from bpflinkd.core.errors import (
     NotSupported,
     WrongProgramType,
 )
-from bpflinkd.core.model import CgroupTarget, Target, XdpMode, XdpTarget
+from bpflinkd.core.targets import CgroupTarget, Target, XdpMode, XdpTarget
 
 
 def attach_error(error: OSError, target: Target, program: str) -> BpflinkdError:

@@ -9,17 +9,8 @@ from ctypes import c_uint32
 from dataclasses import dataclass
 from typing import Final
 
-from bpflinkd.core.model import (
-    CgroupHook,
-    CgroupId,
-    Hook,
-    IfIndex,
-    LinkFacts,
-    LinkId,
-    ProgId,
-    ProgramInfo,
-    XdpHook,
-)
+from bpflinkd.core.model import LinkFacts, LinkId, ProgId, ProgramInfo
+from bpflinkd.core.targets import CgroupHook, CgroupId, Hook, IfIndex, XdpHook
 from bpflinkd.kernel import libbpf
 
 LINK_INFO_SIZE: Final = 64

@@ -11,11 +11,7 @@ from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.errors import BadProgram, BadTarget, HookBusy, HookGone, KernelRefused
 from bpflinkd.core.model import (
     Builtin,
-    CgroupPlace,
-    CgroupTarget,
     Foreign,
-    Hook,
-    IfIndex,
     LinkFacts,
     LinkId,
     ObjectFile,
@@ -27,14 +23,20 @@ from bpflinkd.core.model import (
     ProgramInfo,
     Source,
     StoredObject,
-    Target,
     WantedProgram,
+)
+from bpflinkd.core.ports import Link, Program
+from bpflinkd.core.targets import (
+    CgroupPlace,
+    CgroupTarget,
+    Hook,
+    IfIndex,
+    Target,
     WantedTarget,
     XdpHook,
     XdpMode,
     XdpTarget,
 )
-from bpflinkd.core.ports import Link, Program
 from bpflinkd.kernel import errnos, holders, info, libbpf, objects, program, xdp
 from bpflinkd.kernel.cgroup import CgroupTree
 from bpflinkd.kernel.link import HeldLink

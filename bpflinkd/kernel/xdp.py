@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from bpflinkd.core.errors import HookBusy, KernelRefused
-from bpflinkd.core.model import IfIndex, Occupant, ProgId, XdpHook, XdpMode
+from bpflinkd.core.model import Occupant, ProgId
+from bpflinkd.core.targets import IfIndex, XdpHook, XdpMode
 from bpflinkd.kernel import holders, info, libbpf
 
 MODE_FLAGS: Final = {

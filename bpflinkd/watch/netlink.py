@@ -18,7 +18,7 @@ from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_NEWLINK
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from bpflinkd.core.events import InterfaceChanged, InterfaceGone, Tiding
-from bpflinkd.core.model import IfIndex
+from bpflinkd.core.targets import IfIndex
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,6 @@ from bpflinkd.core.errors import KernelRefused, StorageFailed
 from bpflinkd.core.model import (
     Builtin,
     Generation,
-    Hook,
-    IfIndex,
     Lifetime,
     LinkFacts,
     LinkId,
@@ -25,11 +23,9 @@ from bpflinkd.core.model import (
     ProgramInfo,
     Record,
     Source,
-    Target,
     UnixMicros,
-    XdpHook,
-    XdpTarget,
 )
+from bpflinkd.core.targets import Hook, IfIndex, Target, XdpHook, XdpTarget
 
 ETH0 = XdpTarget(interface="eth0")
 HOOK, OTHER_HOOK = XdpHook(IfIndex(3)), XdpHook(IfIndex(9))

@@ -15,19 +15,9 @@ from bpflinkd.core.actions import (
     SetAside,
     SwapLink,
 )
-from bpflinkd.core.model import (
-    Health,
-    Hook,
-    LinkFacts,
-    LinkId,
-    Occupant,
-    Policy,
-    ProgId,
-    State,
-    Status,
-    UnixMicros,
-)
+from bpflinkd.core.model import Health, LinkFacts, LinkId, Occupant, Policy, ProgId, State, Status, UnixMicros
 from bpflinkd.core.reconcile import LONGEST_PAUSE, NO_FIGHT, PEACE, Fight, judge
+from bpflinkd.core.targets import Hook
 from tests.unit.fakes import HOOK, NOW, OTHER_HOOK, FakeProgram, info, record
 
 STRANGER = Occupant(program=info(66))

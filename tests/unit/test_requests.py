@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from bpflinkd.core import attach_types, requests
 from bpflinkd.core.errors import BadTarget
-from bpflinkd.core.model import CgroupPlace, CgroupTarget, XdpMode
+from bpflinkd.core.targets import CgroupPlace, CgroupTarget, XdpMode
 
 
 def test_targets_print_as_people_write_them() -> None:

@@ -10,9 +10,6 @@ from bpflinkd.core import attach_types
 from bpflinkd.core.errors import StorageFailed
 from bpflinkd.core.model import (
     Builtin,
-    CgroupHook,
-    CgroupId,
-    CgroupTarget,
     PinnedProgram,
     ProgId,
     ProgramById,
@@ -20,11 +17,9 @@ from bpflinkd.core.model import (
     Record,
     Source,
     StoredObject,
-    Target,
-    XdpMode,
-    XdpTarget,
 )
 from bpflinkd.core.ports import Stored
+from bpflinkd.core.targets import CgroupHook, CgroupId, CgroupTarget, Target, XdpMode, XdpTarget
 from bpflinkd.store import KEPT, SqliteStore
 from tests.unit.fakes import record
 

@@ -7,19 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpflinkd.core.errors import BadOption, BadProgram, BadTarget, BpflinkdError
-from bpflinkd.core.model import (
-    Builtin,
-    CgroupPlace,
-    CgroupTarget,
-    ObjectFile,
-    PinnedProgram,
-    Policy,
-    ProgId,
-    ProgramById,
-    ProgramFd,
-    XdpMode,
-    XdpTarget,
-)
+from bpflinkd.core.model import Builtin, ObjectFile, PinnedProgram, Policy, ProgId, ProgramById, ProgramFd
+from bpflinkd.core.targets import CgroupPlace, CgroupTarget, XdpMode, XdpTarget
 from bpflinkd.dbus import wire
 
 # What GLib.Variant.unpack() can make of a value in an a{sv}.
