@@ -27,6 +27,7 @@ from bpflinkd.kernel.system import LinuxKernel
 from bpflinkd.store import SqliteStore
 from bpflinkd.watch.netlink import NetlinkWatch
 from bpflinkd.watch.sweep import Sweep
+from bpflinkd.watch.uevent import UeventWatch
 from bpflinkd.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -61,12 +62,14 @@ class Daemon:
         self._store = SqliteStore(config.state_dir)
         pins = PinDirectory(config.bpffs)
         self._bus = _connect(config.bus)
-        self._worker = Worker()
+        self._worker = Worker("kernel")
+        self._compiler = Worker("compiler")
         self._manager = Manager(LinuxKernel(), pins, self._store, self._published, _now)
-        self._service = Service(self._bus, self._manager, self._worker.submit, self)
+        self._service = Service(self._bus, self._manager, self._worker.submit, self._compiler.submit, self)
         # Listen before the first look, so that nothing falls between the two.
         self._sweep = Sweep(config.sweep_interval, self._start_sweep)
         self._netlink = NetlinkWatch(self._heard, self._sweep.now)
+        self._uevent = UeventWatch(self._heard, self._sweep.now)
         self._failure: BaseException | None = None
         self._worker.submit(self._manager.start, self._links_taken_back)
 
@@ -78,7 +81,8 @@ class Daemon:
         self._loop.run()
         self._sweep.close()
         self._netlink.close()
-        self._worker.stop()
+        self._uevent.close()
+        self._worker.stop()  # a compiler at work ends with us
         self._store.close()
         if self._failure is not None:
             raise self._failure
@@ -92,12 +96,13 @@ class Daemon:
             "config": str(config.config_dir),
             "runtime": str(config.runtime_dir),
         }
-        netlink, sweep = self._netlink, self._sweep
+        netlink, uevent, sweep = self._netlink, self._uevent, self._sweep
         sources = {
             "netlink": _source(
                 netlink.events,
                 "interfaces: attach by netlink, gone, renamed, moved, back; blind to bpf_link updates",
             ),
+            "uevent": _source(uevent.events, "kernel modules, and with them the functions of kprobes"),
             "sweep": _source(sweep.done, f"every link, every {sweep.interval:g} s"),
         }
         return {

@@ -7,7 +7,7 @@ power the kernel's links are gone as well, and the intent with them means nothin
 Schema 1:
     link        a row a link; `generation` is the current number, 0 while the first is not completed
     generation  the last KEPT of each link; a number above the link's is the intent
-    object      ELF objects by sha256, as long as a generation refers to them
+    object      ELF objects and C sources by sha256, as long as a generation refers to them
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,7 @@ from bpflinkd.core.model import (
     Record,
     Source,
     StoredObject,
+    StoredSource,
     UnixMicros,
 )
 from bpflinkd.core.ports import Stored
@@ -44,6 +46,10 @@ from bpflinkd.core.targets import (
     CgroupTarget,
     Hook,
     IfIndex,
+    KprobeHook,
+    KprobeMultiHook,
+    KprobeMultiTarget,
+    KprobeTarget,
     Target,
     XdpHook,
     XdpMode,
@@ -203,7 +209,7 @@ class SqliteStore:
     def intend(self, record: Record, image: bytes | None) -> None:
         generation = record.generation
         source = generation.source
-        sha256 = source.sha256 if isinstance(source, StoredObject) else None
+        sha256 = source.sha256 if isinstance(source, StoredObject | StoredSource) else None
         with self._transaction(durable=False) as db:
             if generation.number == 1:
                 db.execute("DELETE FROM link WHERE name = ? AND ending", (record.name,))
@@ -319,6 +325,10 @@ def _target_text(target: Target) -> str:
             return json.dumps({"xdp": interface, "mode": mode})
         case CgroupTarget(path=path, attach_type=attach_type):
             return json.dumps({"cgroup": path, "attach_type": attach_type.name})
+        case KprobeTarget():
+            return json.dumps({"kprobe": asdict(target)})
+        case KprobeMultiTarget():
+            return json.dumps({"kprobe_multi": asdict(target)})
 
 
 def _target(text: str) -> Target:
@@ -327,6 +337,10 @@ def _target(text: str) -> Target:
             return XdpTarget(interface=interface, mode=XdpMode(mode))
         case {"cgroup": path, "attach_type": name}:
             return CgroupTarget(path=path, attach_type=attach_types.by_name(name))
+        case {"kprobe": fields}:
+            return KprobeTarget(**fields)
+        case {"kprobe_multi": fields}:
+            return KprobeMultiTarget(**fields)
         case other:
             raise StorageFailed(f"the state holds a target that cannot be read: {other}")
 
@@ -335,6 +349,8 @@ def _source_text(source: Source) -> str:
     match source:
         case StoredObject(sha256=sha256, program=program):
             return json.dumps({"object": sha256, "program": program})
+        case StoredSource(sha256=sha256, program=program):
+            return json.dumps({"source": sha256, "program": program})
         case PinnedProgram(path=path):
             return json.dumps({"pin": path})
         case ProgramById(id=prog_id):
@@ -349,6 +365,8 @@ def _source(text: str) -> Source:
     match json.loads(text):
         case {"object": sha256, "program": program}:
             return StoredObject(sha256=sha256, program=program)
+        case {"source": sha256, "program": program}:
+            return StoredSource(sha256=sha256, program=program)
         case {"pin": path}:
             return PinnedProgram(path=path)
         case {"id": prog_id}:
@@ -369,6 +387,10 @@ def _hook_text(hook: Hook | None) -> str | None:
             return json.dumps({"ifindex": ifindex})
         case CgroupHook(cgroup_id=cgroup_id):
             return json.dumps({"cgroup_id": cgroup_id})
+        case KprobeHook(module=module, load=load):
+            return json.dumps({"module": module, "load": load})
+        case KprobeMultiHook(functions=functions):
+            return json.dumps({"functions": functions})
 
 
 def _hook(text: str | None) -> Hook | None:
@@ -379,6 +401,10 @@ def _hook(text: str | None) -> Hook | None:
             return XdpHook(IfIndex(ifindex))
         case {"cgroup_id": cgroup_id}:
             return CgroupHook(CgroupId(cgroup_id))
+        case {"module": module, "load": load}:
+            return KprobeHook(module, load)
+        case {"functions": functions}:
+            return KprobeMultiHook(functions)
         case other:
             raise StorageFailed(f"the state holds a hook that cannot be read: {other}")
 

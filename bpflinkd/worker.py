@@ -1,4 +1,4 @@
-"""The one thread that runs kernel operations, in order. Results go back to the main loop.
+"""A thread that runs kernel operations, in order. Results go back to the main loop.
 
 An XDP swap waits for RCU, a load for the verifier: neither may hold up a reader.
 """
@@ -59,10 +59,10 @@ class MainLoop:
 class Worker:
     """A queue and a thread. `Done` is called on the main loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         self.main_loop = MainLoop()
         self._queue: SimpleQueue[tuple[Work, Done | None] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="kernel", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def submit(self, work: Work, done: Done | None = None) -> None:

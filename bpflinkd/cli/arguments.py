@@ -1,5 +1,6 @@
 """NAME, TARGET and SOURCE of the command line, parsed into what the client takes."""
 
+import difflib
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -12,9 +13,20 @@ from bpflinkd.cli.failures import InputError
 from bpflinkd.cli.kinds import Text
 from bpflinkd.core import attach_types
 from bpflinkd.core.errors import BadTarget
-from bpflinkd.dbus.client import CgroupTarget, OpenObject, Source, XdpTarget
+from bpflinkd.dbus.client import (
+    CgroupTarget,
+    KprobeTarget,
+    OpenObject,
+    OpenSource,
+    Source,
+    Target,
+    XdpTarget,
+)
 
 _U32_MAX: Final = 2**32 - 1
+_KINDS: Final = ("xdp", "cgroup", "kprobe", "kretprobe", "kprobe-multi", "kretprobe-multi")
+_AN_OBJECT: Final = ("object", "an ELF object such as filter.bpf.o")
+_A_SOURCE: Final = ("source", "C for bcc such as filter.c")
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
 
@@ -22,6 +34,7 @@ class SourceOptions(NamedTuple):
     """The options that make a SOURCE, as given."""
 
     object: str | None
+    source: str | None
     program: str | None
     pinned: str | None
     id: int | None
@@ -40,10 +53,16 @@ def source_options(command: _Decorated) -> _Decorated:
                 help="An ELF object. It is opened here and sent to the daemon as a descriptor.",
             ),
             click.option(
+                "--source",
+                metavar="FILE",
+                type=click.Path(),
+                help="C for bcc, compiled by the daemon. Needs the kernel's headers.",
+            ),
+            click.option(
                 "--program",
                 metavar="NAME",
                 type=Text(),
-                help="The program in the object, if it holds several.",
+                help="The program in the object, or function in the source, if it holds several.",
             ),
             click.option("--pinned", metavar="PATH", type=Text(), help="A program pinned on a bpffs."),
             click.option(
@@ -61,23 +80,50 @@ def source_options(command: _Decorated) -> _Decorated:
     return command
 
 
-def target(text: str, mode: str | None = None, attach_type: str | None = None) -> XdpTarget | CgroupTarget:
+def target(
+    text: str, mode: str | None = None, attach_type: str | None = None, cookie: int | None = None
+) -> Target:
     """Parse a TARGET and the options that go with it. Raises click's usage errors."""
     kind, colon, rest = text.partition(":")
-    if not colon or kind not in ("xdp", "cgroup") or not rest:
+    example = "such as xdp:eth0 or cgroup:/web.slice."
+    if not colon or kind not in _KINDS or not rest:
+        close = difflib.get_close_matches(kind, _KINDS, n=1) if colon else []
+        meant = f"did you mean {close[0]}:{rest or 'NAME'}?" if close else ""
         raise click.UsageError(
-            f"{text!r} is not a target; write xdp:INTERFACE or cgroup:/PATH, "
-            "such as xdp:eth0 or cgroup:/web.slice."
+            f"{text!r} is not a target; write xdp:INTERFACE, cgroup:/PATH, kprobe:FUNCTION, "
+            f"kretprobe:FUNCTION, kprobe-multi:PATTERN or kretprobe-multi:PATTERN; {meant or example}"
         )
+    if mode is not None and kind != "xdp":
+        raise click.UsageError(f"--mode is for xdp targets; a {kind} has no modes.")
+    if attach_type is not None and kind != "cgroup":
+        raise click.UsageError(f"--attach-type is for cgroup targets; {kind} says it already.")
+    if cookie is not None and kind in ("xdp", "cgroup"):
+        raise click.UsageError("--cookie is for kprobe targets; other programs are not told one.")
     if kind == "xdp":
-        if attach_type is not None:
-            raise click.UsageError("--attach-type is for cgroup targets; an interface has XDP only.")
         return XdpTarget(rest, mode)
-    if mode is not None:
-        raise click.UsageError("--mode is for xdp targets; a cgroup has no modes.")
+    if kind != "cgroup":
+        return _kprobe(kind, rest, cookie or 0)
     if not rest.startswith("/"):
         raise click.UsageError(f"the cgroup path {rest!r} must begin with a slash, the root of cgroup v2.")
     return _cgroup(rest, attach_type)
+
+
+def _kprobe(kind: str, rest: str, cookie: int) -> KprobeTarget:
+    """`FUNCTION`, `FUNCTION+OFFSET` or a pattern. The daemon knows what a name may hold."""
+    at_return, multi = kind.startswith("kret"), kind.endswith("-multi")
+    function, plus, offset = rest, "", ""
+    if not multi:
+        function, plus, offset = rest.partition("+")
+    if not plus:
+        return KprobeTarget(function, 0, at_return, multi, cookie)
+    if at_return:
+        raise click.UsageError(f"{kind}:{function} takes no offset: it is hit where the function returns.")
+    try:
+        return KprobeTarget(function, int(offset, 0), at_return, multi, cookie)
+    except ValueError:
+        raise click.UsageError(
+            f"the offset {offset!r} is not a number of bytes; write it as 16 or 0x10."
+        ) from None
 
 
 def _cgroup(rest: str, attach_type: str | None) -> CgroupTarget:
@@ -101,22 +147,28 @@ def _attach_type(word: str) -> str:
 
 
 @contextmanager
-def opened_source(options: SourceOptions) -> Iterator[OpenObject | Source]:
+def opened_source(options: SourceOptions) -> Iterator[OpenObject | OpenSource | Source]:
     """The SOURCE that was given; its file is open while the context lasts."""
     given = [
-        f"--{name}" for name in ("object", "pinned", "id", "builtin") if getattr(options, name) is not None
+        f"--{name}"
+        for name in ("object", "source", "pinned", "id", "builtin")
+        if getattr(options, name) is not None
     ]
     if len(given) != 1:
         got = " and ".join(given) if given else "none"
-        raise click.UsageError(f"give exactly one of --object, --pinned, --id and --builtin; got {got}.")
-    if options.program is not None and options.object is None:
         raise click.UsageError(
-            "--program names a program in an --object; it does not go with " + given[0] + "."
+            f"give exactly one of --object, --source, --pinned, --id and --builtin; got {got}."
         )
-    if options.object is not None:
-        descriptor = _open(options.object)
+    path = options.object if options.object is not None else options.source
+    if path is None and options.program is not None:
+        raise click.UsageError(
+            "--program names a program in an --object or --source; it does not go with " + given[0] + "."
+        )
+    if path is not None:
+        is_object = options.object is not None
+        descriptor = _open(path, *(_AN_OBJECT if is_object else _A_SOURCE))
         try:
-            yield OpenObject(descriptor, options.program)
+            yield (OpenObject if is_object else OpenSource)(descriptor, options.program)
         finally:
             os.close(descriptor)
         return
@@ -124,15 +176,15 @@ def opened_source(options: SourceOptions) -> Iterator[OpenObject | Source]:
     yield from (Source(kind, value) for kind, value in known.items() if value is not None)
 
 
-def _open(path: str) -> int:
+def _open(path: str, what: str, such_as: str) -> int:
     try:
         # Without O_NONBLOCK a FIFO would make us wait for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise InputError(f"the object file {path} cannot be opened: {error.strerror}") from None
+        raise InputError(f"the {what} file {path} cannot be opened: {error.strerror}") from None
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        what = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-        raise InputError(f"the object file {path} is {what}; give an ELF object such as filter.bpf.o")
+        found = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+        raise InputError(f"the {what} file {path} is {found}; give {such_as}")
     return descriptor

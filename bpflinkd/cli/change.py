@@ -21,9 +21,11 @@ _GENERATIONS = click.IntRange(1, 2**64 - 1)
 
 _ATTACH_HELP = """Make a link named NAME: attach a program to TARGET and own it from then on.
 
-TARGET is an interface (xdp:eth0) or a cgroup by its path below the cgroup v2 root
-(cgroup:/web.slice), with an attach type where the program does not tell it ("cgroup:/web.slice egress").
-The program is exactly one of --object, --pinned, --id and --builtin.
+TARGET is an interface (xdp:eth0); a cgroup by its path below the cgroup v2 root (cgroup:/web.slice),
+with an attach type where the program does not tell it ("cgroup:/web.slice egress"); a kernel function
+where it begins (kprobe:tcp_connect), at an offset (kprobe:tcp_connect+0x10) or where it returns
+(kretprobe:tcp_connect); or every function that matches (kprobe-multi:tcp_*, kretprobe-multi:tcp_*).
+The program is exactly one of --object, --source, --pinned, --id and --builtin.
 
 \b
 Examples:
@@ -32,6 +34,7 @@ Examples:
   bpflinkctl attach web-count cgroup:/web.slice --attach-type egress \\
       --object count.bpf.o --program count_egress
   bpflinkctl attach later xdp:wg0 --wait --policy restore --id 42
+  bpflinkctl attach connects kprobe:tcp_connect --source connects.c --program on_connect
 """
 
 _REPLACE_HELP = """Swap the program of the link NAME atomically: the hook is never empty and never runs both.
@@ -62,6 +65,12 @@ Example:
     help="The cgroup's hook: ingress, egress, connect4, ...  [default: the program tells]",
 )
 @click.option(
+    "--cookie",
+    metavar="N",
+    type=click.IntRange(0, 2**64 - 1),
+    help="For kprobes: what bpf_get_attach_cookie tells the program.",
+)
+@click.option(
     "--policy",
     type=click.Choice(list(map(str, Policy))),
     help="What is done when somebody else changes the hook.  [default: alert]",
@@ -70,10 +79,10 @@ Example:
 @click.pass_obj
 def attach_command(settings: Settings, /, **given: Any) -> None:
     """See `_ATTACH_HELP`."""
-    where = target(given["target"], given["mode"], given["attach_type"])
+    where = target(given["target"], given["mode"], given["attach_type"], given["cookie"])
     name = given["name"]
     with opened_source(_source(given)) as source:
-        client = settings.client()
+        client = settings.client(compiles=given["source"])
         path = client.attach(name, where, source, policy=given["policy"], wait=given["wait"])
     try:
         link = client.link(name)
@@ -99,7 +108,7 @@ def replace_command(settings: Settings, /, **given: Any) -> None:
     """See `_REPLACE_HELP`."""
     name = given["name"]
     with opened_source(_source(given)) as source:
-        generation = settings.client().replace(name, source, expect=given["expect"])
+        generation = settings.client(compiles=given["source"]).replace(name, source, expect=given["expect"])
     output = settings.output()
     if output.json:
         output.document({"name": name, "generation": generation})

@@ -32,7 +32,15 @@ def snake_case(name: str) -> str:
 def target(value: Sequence[str]) -> Document:
     """A target, as the method Attach takes it."""
     kind, place, detail = value
-    return {kind: place, "mode" if kind == "xdp" else "attach_type": detail}
+    match kind:
+        case "xdp":
+            return {kind: place, "mode": detail}
+        case "cgroup":
+            return {kind: place, "attach_type": detail}
+        case "kprobe":
+            return {kind: place, "offset": int(detail)}
+        case _:
+            return {kind: place}
 
 
 def program(value: Sequence[Any]) -> Document:
@@ -75,9 +83,10 @@ def foreign(entry: Mapping[str, Any]) -> Document:
     return {"target": target(entry["target"]), **(occupant(entry) or {})}
 
 
-def status(properties: ManagerProperties) -> Document:
+def status(properties: ManagerProperties, features: Sequence[tuple[str, bool, str]]) -> Document:
     """The daemon."""
-    return {snake_case(key): value for key, value in properties.items()}
+    found: Document = {snake_case(key): value for key, value in properties.items()}
+    return found | {"features": {name: {"supported": can, "reason": why} for name, can, why in features}}
 
 
 def event(happened: Event, now: int) -> Document:

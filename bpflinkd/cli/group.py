@@ -71,7 +71,7 @@ def _global_options() -> list[click.Parameter]:
             metavar="SECONDS",
             expose_value=False,
             callback=_keep,
-            help="How long to wait for an answer.  [default: 30]",
+            help="How long to wait for an answer.  [default: 30, to compile 150]",
         ),
         click.Option(
             ["--version"],

@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLC0415  # a table needs no documents
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import click
@@ -51,7 +52,7 @@ _FOREIGN_HELP = """List programs on the hooks of this host that bpflinkd did not
 Example:
   bpflinkctl foreign
 """
-_STATUS_HELP = """Show the daemon: version, links by state, and how it notices what others do.
+_STATUS_HELP = """Show the daemon: version, links by state, what this kernel can do, how others are noticed.
 
 \b
 Example:
@@ -110,7 +111,7 @@ def _show_fields(link: dict[str, Any]) -> list[tuple[str, str]]:
         ("Name", link["name"]),
         ("State", f"{link['state']} since {words.when(link['state_since'])}"),
         ("Reason", link["reason"]),
-        ("Target", _target(link["target"])),
+        ("Target", _target(link["target"]) + (f", cookie {link['cookie']}" if link["cookie"] else "")),
         ("Owner", f"{words.owner(uid)} (uid {uid})"),
         ("Policy", link["policy"]),
         ("Lifetime", link["lifetime"]),
@@ -131,15 +132,23 @@ def _show_fields(link: dict[str, Any]) -> list[tuple[str, str]]:
     fields += [
         ("Kernel link", str(link["kernel_link_id"] or "-")),
         ("Hook", _pairs(link["hook"] or {})),
+        ("Missed", _missed(link)),
         ("Maps", ", ".join(link["maps"]) or "-"),
         ("Pins", link["pins"]),
     ]
     return [(label, value) for label, value in fields if value]
 
 
-def _target(target: dict[str, str]) -> str:
-    (kind, place), (_, detail) = target.items()
+def _target(target: dict[str, Any]) -> str:
+    (kind, place), *details = target.items()
+    detail = str(details[0][1]) if details else ""
     return words.target((kind, place, detail)) + (f", mode {detail}" if kind == "xdp" else "")
+
+
+def _missed(link: dict[str, Any]) -> str:
+    """Only for kprobes, which alone have a slot that can be found empty."""
+    is_kprobe = any("probe" in kind for kind in link["target"])
+    return f"{link['missed']} hits found the slot empty" if is_kprobe else ""
 
 
 def _pairs(value: dict[str, Any]) -> str:
@@ -179,17 +188,19 @@ def _foreign_row(entry: dict[str, Any]) -> list[str]:
 @click.pass_obj
 def status_command(settings: Settings) -> None:
     """See `_STATUS_HELP`."""
-    status = settings.client().status()
-    output = settings.output()
+    client, output = settings.client(), settings.output()
+    status, features = client.status(), client.features()
     if output.json:
         from bpflinkd.cli import documents
 
-        output.document(documents.status(status))
+        output.document(documents.status(status, features))
     else:
-        output.fields(_status_fields(status))
+        output.fields(_status_fields(status, features))
 
 
-def _status_fields(status: ManagerProperties) -> list[tuple[str, str]]:
+def _status_fields(
+    status: ManagerProperties, features: Sequence[tuple[str, bool, str]]
+) -> list[tuple[str, str]]:
     states = status["States"]
     counts = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
     fields = [
@@ -203,5 +214,6 @@ def _status_fields(status: ManagerProperties) -> list[tuple[str, str]]:
         live = "live" if source.get("live") else "NOT live"
         detail = f"; {source['detail']}" if source.get("detail") else ""
         fields.append((f"Watch {name}", f"{live}, {source.get('events', 0)} so far{detail}"))
+    fields += [(f"Can {name}", "yes" if can else f"NO: {why}") for name, can, why in features]
     fields += [(f"Path {name}", path) for name, path in sorted(status["Paths"].items())]
     return fields

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT: Final = 30.0
 """Seconds. Long enough for a verifier that has much to read, short enough to notice."""
+COMPILE_TIMEOUT: Final = 150.0
+"""Seconds. The daemon gives a compiler a minute, and compiles one source at a time."""
 
 
 class Settings:
@@ -24,13 +26,16 @@ class Settings:
         self.bus = "system"
         self.json = False
         self.no_color = False
-        self.timeout = DEFAULT_TIMEOUT
+        self.timeout: float | None = None
+        """Seconds, where they were chosen."""
 
-    def client(self) -> Client:
-        """Connect to the bus that was chosen."""
+    def client(self, *, compiles: str | None = None) -> Client:
+        """Connect to the bus that was chosen. `compiles` is the source that the daemon will compile."""
         from bpflinkd.dbus.client import Client
 
-        return Client(self.bus, timeout=self.timeout, slow=self._spin)
+        timeout = self.timeout or (COMPILE_TIMEOUT if compiles else DEFAULT_TIMEOUT)
+        words = f"bpflinkd compiles {compiles}" if compiles else "waiting for bpflinkd"
+        return Client(self.bus, timeout=timeout, slow=lambda: self._spin(words))
 
     def output(self) -> Output:
         """Where results go."""
@@ -38,10 +43,10 @@ class Settings:
 
         return Output(json=self.json, no_color=self.no_color)
 
-    def _spin(self) -> Callable[[], None]:
+    def _spin(self, words: str) -> Callable[[], None]:
         """Show on a terminal that we wait; returns what ends it."""
         if self.json or sys.stderr is None or not sys.stderr.isatty():
             return lambda: None
         from bpflinkd.cli.render import spinner
 
-        return spinner("waiting for bpflinkd", no_color=self.no_color)
+        return spinner(words, no_color=self.no_color)

@@ -18,7 +18,7 @@ _PATIENCE: Final = 1.0
 def link_names(context: click.Context, _word: str) -> list[str]:
     """The names of all links."""
     settings: Settings = context.obj if isinstance(context.obj, Settings) else Settings()
-    settings.timeout = min(settings.timeout, _PATIENCE)
+    settings.timeout = min(settings.timeout or _PATIENCE, _PATIENCE)
     try:
         return [row.name for row in settings.client().rows()]
     except (ClientError, OSError):
@@ -36,8 +36,9 @@ def builtins(_context: click.Context, _word: str) -> list[str]:
 
 
 def targets(_context: click.Context, word: str) -> list[str]:
-    """Interfaces of this network namespace, and cgroups one level below what is typed."""
+    """Interfaces of this network namespace, kinds of kprobe, and cgroups one level below what is typed."""
     found = [f"xdp:{name}" for name in _listed("/sys/class/net")]
+    found += ["kprobe:", "kretprobe:", "kprobe-multi:", "kretprobe-multi:"]
     root = _cgroup_root()
     if root is not None:
         path = word.removeprefix("cgroup:") if word.startswith("cgroup:/") else "/"

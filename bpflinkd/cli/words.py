@@ -63,9 +63,12 @@ def owner(uid: int) -> str:
 
 
 def target(value: Sequence[str]) -> str:
-    """A target, (kind, place, mode or attach type), as it is written on the command line."""
+    """A target, (kind, place, mode or attach type or offset), as it is written on the command line."""
     kind, place, detail = value
-    return f"{kind}:{place}" if kind == "xdp" else f"{kind}:{place} {detail}"
+    if kind == "cgroup":
+        return f"{kind}:{place} {detail}"
+    offset = f"+{int(detail):#x}" if kind == "kprobe" and detail not in ("", "0") else ""
+    return f"{kind}:{place}{offset}"
 
 
 def program(name: str, tag: str) -> str:

@@ -15,6 +15,7 @@ from bpflinkd.core.errors import BadTarget
 class ProgramType(IntEnum):
     """`enum bpf_prog_type`, the part of it that our hooks take."""
 
+    KPROBE = 2
     XDP = 6
     CGROUP_SKB = 8
     CGROUP_SOCK = 9
@@ -32,7 +33,7 @@ class AttachType:
     name: str
     """Short name: `egress`, `connect4`, `xdp`."""
     number: int
-    """`enum bpf_attach_type`."""
+    """`enum bpf_attach_type`, as a program's expected_attach_type has it: 0 for a plain kprobe."""
     program_type: ProgramType
     long_name: str
     """libbpf's name: `cgroup_inet_egress`."""
@@ -44,6 +45,15 @@ class AttachType:
 
 
 XDP: Final = AttachType("xdp", 37, ProgramType.XDP, "xdp", ("xdp", "xdp.frags"))
+
+# Entry and return, one function or many: the context is the same, and the target says which it is.
+KPROBE: Final = AttachType(
+    "kprobe", 0, ProgramType.KPROBE, "kprobe", ("kprobe", "kretprobe", "ksyscall", "kretsyscall")
+)
+KPROBE_MULTI: Final = AttachType(
+    "kprobe-multi", 42, ProgramType.KPROBE, "trace_kprobe_multi", ("kprobe.multi", "kretprobe.multi")
+)
+KPROBES: Final = (KPROBE, KPROBE_MULTI)
 
 _SKB, _SOCK, _ADDR, _OPT = (
     ProgramType.CGROUP_SKB,
@@ -83,15 +93,14 @@ CGROUP_ATTACH_TYPES: Final = (
     AttachType("getsockname_unix", 53, _ADDR, "cgroup_unix_getsockname", ("cgroup/getsockname_unix",)),
 )
 
+_ALL: Final = (XDP, *KPROBES, *CGROUP_ATTACH_TYPES)
 _BY_NAME: Final = {
     word: attach_type
     for attach_type in (XDP, *CGROUP_ATTACH_TYPES)
     for word in (attach_type.name, attach_type.long_name)
 }
-_BY_SECTION: Final = {
-    section: attach_type for attach_type in (XDP, *CGROUP_ATTACH_TYPES) for section in attach_type.sections
-}
-_BY_NUMBER: Final = {attach_type.number: attach_type for attach_type in (XDP, *CGROUP_ATTACH_TYPES)}
+_BY_SECTION: Final = {section: attach_type for attach_type in _ALL for section in attach_type.sections}
+_BY_NUMBER: Final = {attach_type.number: attach_type for attach_type in _ALL if attach_type is not KPROBE}
 
 
 def by_name(word: str) -> AttachType:
@@ -105,7 +114,13 @@ def by_name(word: str) -> AttachType:
 
 def by_section(section: str) -> AttachType | None:
     """The attach type that an ELF section name stands for; None where it does not say."""
-    return _BY_SECTION.get(section.removeprefix("?"))
+    plain = section.removeprefix("?")
+    found = _BY_SECTION.get(plain)
+    if found is None and "/" in plain:
+        # A kprobe's section may name its function: kprobe/tcp_connect. Where it goes is our target's word.
+        kprobe = _BY_SECTION.get(plain.partition("/")[0])
+        found = kprobe if kprobe in KPROBES else None
+    return found
 
 
 def by_number(number: int) -> AttachType | None:
@@ -115,4 +130,4 @@ def by_number(number: int) -> AttachType | None:
 
 def of_program_type(program_type: int) -> tuple[AttachType, ...]:
     """Every attach type that takes programs of this type."""
-    return tuple(a for a in (XDP, *CGROUP_ATTACH_TYPES) if a.program_type == program_type)
+    return tuple(a for a in _ALL if a.program_type == program_type)

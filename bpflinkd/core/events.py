@@ -28,7 +28,14 @@ class InterfaceGone:
     """True where it lives on in another network namespace."""
 
 
-Tiding: TypeAlias = InterfaceChanged | InterfaceGone
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleChanged:
+    """A kernel module was loaded or removed."""
+
+    module: str
+
+
+Tiding: TypeAlias = InterfaceChanged | InterfaceGone | ModuleChanged
 
 
 class ChangeKind(StrEnum):
@@ -40,10 +47,14 @@ class ChangeKind(StrEnum):
     """Somebody detached our bpf_link."""
     PROGRAM_ATTACHED = "program-attached"
     """Somebody's program is on our hook."""
+    SLOT_CHANGED = "slot-changed"
+    """Somebody put another program into the slot of a kprobe."""
+    SLOT_EMPTIED = "slot-emptied"
+    """Somebody emptied the slot of a kprobe: its hits run nothing."""
     TARGET_GONE = "target-gone"
-    """The interface or cgroup was removed, renamed or moved away."""
+    """The interface, cgroup or kernel function was removed, renamed or moved away."""
     TARGET_BACK = "target-back"
-    """The interface or cgroup is there again."""
+    """The interface, cgroup or kernel function is there again."""
 
 
 # News: for D-Bus signals and the journal, in the order in which it happened.
@@ -90,7 +101,7 @@ class ForeignChange:
     by: Occupant | None
     """The program found there, with those who hold it, where there is one."""
     source: str
-    """The watch source that led to it: `netlink`, `sweep`, `start`."""
+    """The watch source that led to it: `netlink`, `uevent`, `sweep`, `start`."""
     seen: UnixMicros
 
 

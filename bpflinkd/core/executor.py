@@ -22,6 +22,7 @@ from bpflinkd.core.actions import (
     SwapLink,
 )
 from bpflinkd.core.errors import BpflinkdError, Internal
+from bpflinkd.core.model import NO_PROGRAM
 from bpflinkd.core.ports import Kernel, Link, Pins, Program, Store
 from bpflinkd.core.targets import Target
 
@@ -90,7 +91,7 @@ class Executor:
                 if link is None:
                     raise Internal(f"link {name!r} has no bpf_link to swap")
                 kernel.swap(link, target, program, expected)
-                if before is not None and before.info.id == expected:
+                if before is not None and expected in (before.info.id, NO_PROGRAM):
                     undo.append(lambda: kernel.swap(link, target, before, program.info.id))
                 return replace(held, program=program)
             case SaveDone(record=record):

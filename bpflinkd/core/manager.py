@@ -7,6 +7,7 @@ import difflib
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 from bpflinkd.core import names, plan, recovery
 from bpflinkd.core.errors import BpflinkdError, HookBusy, NameTaken, NoSuchLink
@@ -17,16 +18,42 @@ from bpflinkd.core.events import (
     InterfaceGone,
     LinkAdded,
     LinkRemoved,
+    ModuleChanged,
     ProgramReplaced,
     StateChanged,
     Tiding,
 )
 from bpflinkd.core.executor import Executor, Held
-from bpflinkd.core.model import Foreign, Health, LinkView, Occupant, Record, State, Status, StoredObject
-from bpflinkd.core.ports import Clock, Kernel, Pins, Publish, Store, Stored
+from bpflinkd.core.model import (
+    NO_PROGRAM,
+    Feature,
+    Foreign,
+    Health,
+    LinkView,
+    Occupant,
+    Record,
+    Source,
+    SourceFile,
+    State,
+    Status,
+    StoredObject,
+    StoredSource,
+)
+from bpflinkd.core.ports import Clock, Kernel, Pins, Program, Publish, Store, Stored
 from bpflinkd.core.reconcile import NO_FIGHT, Change, Fight, Verdict, judge
 from bpflinkd.core.requests import AttachRequest, Caller, DetachRequest, ReplaceRequest
-from bpflinkd.core.targets import CgroupTarget, IfIndex, XdpHook, XdpTarget
+from bpflinkd.core.targets import (
+    CgroupTarget,
+    Hook,
+    IfIndex,
+    KprobeHook,
+    KprobeMultiTarget,
+    KprobeTarget,
+    Target,
+    WantedTarget,
+    XdpHook,
+    XdpTarget,
+)
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +73,11 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else "; 'bpflinkctl list' shows all"
 
 
+def _close(program: Program | None) -> None:
+    if program is not None:
+        program.close()
+
+
 class Manager:
     """The links of one host."""
 
@@ -60,8 +92,8 @@ class Manager:
 
     # Verbs
 
-    def attach(self, request: AttachRequest) -> LinkView:
-        """Make a link. Refusals: see `plan.attach`; nothing is touched before the last check."""
+    def check_attach(self, request: AttachRequest) -> Hook | None:
+        """Every refusal that does not need the program; returns the hook, None while it is awaited."""
         plan.authorize(request.caller, "attach programs")
         name = names.check(request.name)
         if name in self._links:
@@ -73,9 +105,19 @@ class Manager:
             )
         hook = self._kernel.resolve(request.target)
         plan.check_target_there(request.target, hook, wait=request.wait)
-        given = isinstance(request.target, CgroupTarget)
-        program = self._kernel.open_program(request.program, request.target, given=given)
+        return hook
+
+    def attach(self, request: AttachRequest, loaded: Program | None = None) -> LinkView:
+        """Make a link. Refusals: see `plan.attach`; nothing is touched before the last check.
+
+        Args:
+            loaded: the program, where it took so long to load that it was done elsewhere.
+        """
+        program: Program | None = None
         try:
+            hook = self.check_attach(request)
+            given = isinstance(request.target, CgroupTarget)
+            program = loaded or self._kernel.open_program(request.program, request.target, given=given)
             target = plan.settle_target(request.target, program)
             occupant = self._kernel.occupant(hook) if hook else None
             if occupant is not None:
@@ -83,32 +125,43 @@ class Manager:
             record, actions = plan.attach(request, target, program, hook, self._clock())
             held = self._executor.run(actions, target, Held(link=None, program=program))
         except BaseException:
-            program.close()
+            _close(program or loaded)
             raise
         health = Health(state=State.ACTIVE, reason="", since=record.created)
         if hook is None:
             reason = f"{plan.gone(target)}; we attach when it appears"
             health = replace(health, state=State.WAITING, reason=reason)
-        self._links[name] = _Entry(record=record, health=health, held=held)
-        view = self._view(name)
+        self._links[record.name] = _Entry(record=record, health=health, held=held)
+        view = self._view(record.name)
         self._publish(LinkAdded(view=view))
         return view
 
-    def replace(self, request: ReplaceRequest) -> LinkView:
-        """Swap the program of a link, atomically. Returns the link at its new generation."""
+    def check_replace(self, request: ReplaceRequest) -> Target:
+        """Every refusal that does not need the program; returns the link's target."""
         plan.authorize(request.caller, "replace programs")
         entry = self._entry(request.name)
         plan.check_expected(entry.record, request.expect)
-        running = entry.held.program
-        program = self._kernel.open_program(request.program, entry.record.target)
+        return entry.record.target
+
+    def replace(self, request: ReplaceRequest, loaded: Program | None = None) -> LinkView:
+        """Swap the program of a link, atomically. Returns the link at its new generation.
+
+        Args:
+            loaded: as for `attach`.
+        """
+        program: Program | None = None
         try:
+            target = self.check_replace(request)
+            entry = self._entry(request.name)
+            running = entry.held.program
+            program = loaded or self._kernel.open_program(request.program, target)
             after = plan.replacement(entry.record, request, program, self._clock())
             expected = running.info if running else entry.record.generation.program
             status = self._status(entry, for_swap=True)
             after, actions = plan.swap(after, status, program, expected)
             held = self._executor.run(actions, after.target, entry.held)
         except BaseException:
-            program.close()
+            _close(program or loaded)
             raise
         old = entry.record.generation
         entry.record = after
@@ -126,6 +179,14 @@ class Manager:
         self._executor.run(plan.detach(request.name), entry.record.target, entry.held)
         self._drop(request.name)
         self._publish(LinkRemoved(view=view, reason=f"detached by uid {request.caller.uid}"))
+
+    def compile(self, source: SourceFile, target: WantedTarget) -> Program:
+        """Compile and load C source. The one method for another thread: it touches no link."""
+        return self._kernel.open_program(source, target)
+
+    def features(self) -> tuple[Feature, ...]:
+        """What this kernel and host can do."""
+        return self._kernel.features()
 
     def list_foreign(self, caller: Caller) -> tuple[Foreign, ...]:
         """Programs that are not ours, on XDP hooks and on the cgroups of our links."""
@@ -187,13 +248,16 @@ class Manager:
             self._pins.put_back(record.name, program)
         else:
             source = generation.source
-            image = self._store.image(source.sha256) if isinstance(source, StoredObject) else None
-            program = self._kernel.reload_program(source, image, record.target)
+            program = self._kernel.reload_program(source, self._image(source), record.target)
             entry.record = replace(record, generation=replace(generation, program=program.info))
             self._pins.stage_program(record.name, program)
             self._pins.promote(record.name)
             self._store.amend(entry.record)
         entry.held = replace(entry.held, program=program)
+
+    def _image(self, source: Source) -> bytes | None:
+        """What we keep of a source, to load it again."""
+        return self._store.image(source.sha256) if isinstance(source, StoredObject | StoredSource) else None
 
     def _adopt_failed(self, record: Record, reason: str) -> None:
         health = Health(state=State.FAILED, reason=reason, since=self._clock())
@@ -204,7 +268,27 @@ class Manager:
     # Watching
 
     def hear(self, tiding: Tiding) -> None:
-        """A watcher saw an interface change: look at the links that it may concern."""
+        """A watcher saw something change: look at the links that it may concern."""
+        match tiding:
+            case ModuleChanged(module=module):
+                self._hear_module(module)
+            case InterfaceGone() | InterfaceChanged():
+                self._hear_interface(tiding)
+            case _:
+                assert_never(tiding)
+
+    def _hear_module(self, module: str) -> None:
+        """Look at the kprobes in a module, and at those that wait for one."""
+        for name, entry in tuple(self._links.items()):
+            if not isinstance(entry.record.target, KprobeTarget | KprobeMultiTarget):
+                continue
+            hook = entry.record.hook
+            if entry.health.state is not State.ACTIVE or (
+                isinstance(hook, KprobeHook) and hook.module == module
+            ):
+                self.observe(name, "uevent")
+
+    def _hear_interface(self, tiding: InterfaceChanged | InterfaceGone) -> None:
         for name, entry in tuple(self._links.items()):
             target, hook = entry.record.target, XdpHook(tiding.ifindex)
             if not isinstance(target, XdpTarget):
@@ -332,7 +416,7 @@ class Manager:
         facts = entry.held.link.facts() if entry.held.link else None
         if facts is not None and facts.hook is not None:
             if ours is not None and facts.prog_id != ours.info.id:
-                stranger = self._kernel.identify(facts)
+                stranger = self._kernel.identify(facts) if facts.prog_id != NO_PROGRAM else None
                 return Status(link=facts, hook=self._kernel.resolve(target), occupant=stranger)
             if for_swap:
                 return Status(link=facts, hook=facts.hook)
@@ -362,4 +446,5 @@ class Manager:
             health=entry.health,
             link_id=link.id if link else None,
             maps=tuple(program.maps) if program else (),
+            missed=link.missed if link else None,
         )

@@ -4,14 +4,17 @@ A record is what we promised; a status is what the kernel says just now. They ar
 types on purpose: where they differ, the kernel is the truth and the record is the wish.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NewType, TypeAlias
+from typing import Final, NewType, TypeAlias
 
 from bpflinkd.core.targets import Hook, Target, XdpMode
 
 ProgId = NewType("ProgId", int)
 """Kernel id of a program (u32), never an fd."""
+NO_PROGRAM: Final = ProgId(0)
+"""What an empty slot runs."""
 LinkId = NewType("LinkId", int)
 """Kernel id of a bpf_link (u32), never an fd."""
 UnixMicros = NewType("UnixMicros", int)
@@ -74,6 +77,26 @@ class StoredObject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """Source: C for bcc that the caller sent as an open file."""
+
+    fd: int
+    program: str | None = None
+    """Function name; None where the source holds exactly one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSource:
+    """Source: C for bcc that we keep, by the sha256 of its bytes (hex)."""
+
+    sha256: str
+    program: str
+
+    def __str__(self) -> str:
+        return f"source {self.sha256[:12]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PinnedProgram:
     """Source: a program pinned on a bpffs."""
 
@@ -113,9 +136,9 @@ class Builtin:
         return f"builtin {self.name}"
 
 
-WantedProgram: TypeAlias = ObjectFile | PinnedProgram | ProgramById | ProgramFd | Builtin
+WantedProgram: TypeAlias = ObjectFile | SourceFile | PinnedProgram | ProgramById | ProgramFd | Builtin
 """A program as a caller gives it; descriptors are open until the request is answered."""
-Source: TypeAlias = StoredObject | PinnedProgram | ProgramById | ProgramFd | Builtin
+Source: TypeAlias = StoredObject | StoredSource | PinnedProgram | ProgramById | ProgramFd | Builtin
 """Where a program came from, as we remember it."""
 
 
@@ -174,8 +197,9 @@ class LinkFacts:
 
     id: LinkId
     prog_id: ProgId
+    """The program that runs: for kprobes the one in the slot, not our dispatcher; 0 where it is empty."""
     hook: Hook | None
-    """None once the link is detached or its device or cgroup is gone."""
+    """None once the link is detached, or its device, cgroup or module is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +259,16 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Feature:
+    """Something that not every kernel or host can do."""
+
+    name: str
+    """A kind of target (`xdp`, `cgroup`, `kprobe`, `kprobe-multi`), or `source` for C by bcc."""
+    lacks: str = ""
+    """Empty where it can be used; else a sentence that says why not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LinkView:
     """All that a reader may see of a link, at one moment."""
 
@@ -243,3 +277,5 @@ class LinkView:
     link_id: LinkId | None
     maps: tuple[str, ...] = field(default=())
     """Names of the maps pinned under the link."""
+    missed: Callable[[], int] | None = None
+    """For kprobes: reads how many hits found the slot empty since the link was made. From any thread."""

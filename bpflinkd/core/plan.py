@@ -30,10 +30,29 @@ from bpflinkd.core.errors import (
     StaleGeneration,
     WrongProgramType,
 )
-from bpflinkd.core.model import Generation, Lifetime, Occupant, Owner, ProgramInfo, Record, Status, UnixMicros
+from bpflinkd.core.model import (
+    NO_PROGRAM,
+    Generation,
+    Lifetime,
+    Occupant,
+    Owner,
+    ProgramInfo,
+    Record,
+    Status,
+    UnixMicros,
+)
 from bpflinkd.core.ports import Program
 from bpflinkd.core.requests import AttachRequest, Caller, ReplaceRequest
-from bpflinkd.core.targets import CgroupPlace, CgroupTarget, Hook, Target, WantedTarget, XdpTarget
+from bpflinkd.core.targets import (
+    CgroupPlace,
+    CgroupTarget,
+    Hook,
+    KprobeMultiTarget,
+    KprobeTarget,
+    Target,
+    WantedTarget,
+    XdpTarget,
+)
 
 
 def authorize(caller: Caller, verb: str) -> None:
@@ -68,6 +87,12 @@ def _check_type(program: Program, wanted: AttachType, place: str) -> None:
             f"{_type_name(wanted.program_type)} programs"
         )
     declared = program.declared
+    if wanted in attach_types.KPROBES and not program.fits(wanted):
+        raise WrongProgramType(
+            f"program {info.name!r} cannot be dispatched for {place}: the kernel does not take it into the "
+            f"slot, because it was loaded with an expected_attach_type other than that of a {wanted}, "
+            "calls bpf_override_return, or may sleep"
+        )
     if (declared is not None and declared != wanted) or not program.fits(wanted):
         actual = declared or next(
             (a for a in attach_types.of_program_type(info.type) if program.fits(a)), None
@@ -80,22 +105,15 @@ def _check_type(program: Program, wanted: AttachType, place: str) -> None:
 
 def settle_target(wanted: WantedTarget, program: Program) -> Target:
     """The target with its attach type, taken from the program where the caller gave none."""
-    match wanted:
-        case XdpTarget():
-            _check_type(program, attach_types.XDP, str(wanted))
-            return wanted
-        case CgroupTarget():
-            _check_type(program, wanted.attach_type, str(wanted))
-            return wanted
-        case CgroupPlace():
-            return CgroupTarget(path=wanted.path, attach_type=_told_by(program, wanted))
-        case _:
-            assert_never(wanted)
+    if isinstance(wanted, CgroupPlace):
+        return CgroupTarget(path=wanted.path, attach_type=_told_by(program, wanted))
+    _check_type(program, wanted.attach_type, str(wanted))
+    return wanted
 
 
 def _told_by(program: Program, place: CgroupPlace) -> AttachType:
     info = program.info
-    candidates = [a for a in attach_types.of_program_type(info.type) if a is not attach_types.XDP]
+    candidates = [a for a in attach_types.CGROUP_ATTACH_TYPES if a.program_type == info.type]
     if not candidates:
         raise WrongProgramType(
             f"program {info.name!r} is of type {_type_name(info.type)}, which no cgroup takes"
@@ -129,6 +147,10 @@ def gone(target: WantedTarget) -> str:
             return f"there is no interface {target.interface!r}"
         case CgroupTarget() | CgroupPlace():
             return f"there is no cgroup {target.path}"
+        case KprobeTarget():
+            return f"there is no function {target.symbol!r} in this kernel or its loaded modules"
+        case KprobeMultiTarget():
+            return f"no function that can be traced matches {target.pattern!r}"
         case _:
             assert_never(target)
 
@@ -174,13 +196,7 @@ def attach(
 
 def replacement(record: Record, request: ReplaceRequest, program: Program, now: UnixMicros) -> Record:
     """The record after a replace, once the program is known to fit the link."""
-    match record.target:
-        case XdpTarget():
-            _check_type(program, attach_types.XDP, f"link {record.name!r} on {record.target}")
-        case CgroupTarget():
-            _check_type(program, record.target.attach_type, f"link {record.name!r} on {record.target}")
-        case _:
-            assert_never(record.target)
+    _check_type(program, record.target.attach_type, f"link {record.name!r} on {record.target}")
     return replace(
         record,
         generation=Generation(
@@ -208,12 +224,12 @@ def swap(
     )
     link = status.link
     if link is not None and link.hook is not None:
-        if link.prog_id != running.id:
+        if link.prog_id not in (running.id, NO_PROGRAM):
             raise HookBusy(
                 f"link {name!r} runs {status.occupant or link.prog_id} instead of ours, {running}; "
                 "somebody swapped it. Detach the link and attach it again to take the hook back"
             )
-        step: Action = SwapLink(name=name, expected=running.id, program=program)
+        step: Action = SwapLink(name=name, expected=link.prog_id, program=program)
         return after, (*prepare, step, SaveDone(record=after), Promote(name=name))
     if status.hook is None:
         return after, (*prepare, SaveDone(record=after), Promote(name=name))

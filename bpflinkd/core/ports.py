@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.events import News
 from bpflinkd.core.model import (
+    Feature,
     Foreign,
     Generation,
     LinkFacts,
@@ -56,6 +57,10 @@ class Link(Protocol):
 
     @property
     def id(self) -> LinkId: ...
+    @property
+    def missed(self) -> Callable[[], int] | None:
+        """For kprobes: reads the dispatcher's count of missed tail calls. From any thread."""
+
     def facts(self) -> LinkFacts: ...
     def mark_good(self) -> None:
         """Take what `facts` said last as what is expected from now on."""
@@ -82,6 +87,9 @@ class Kernel(Protocol):
 
     def hold_program(self, prog_id: ProgId, source: Source, maps: tuple[str, ...] = ()) -> Program:
         """Hold a program that is loaded already. `BadProgram` where there is none."""
+
+    def features(self) -> tuple[Feature, ...]:
+        """What this kernel and host can do, tried just now."""
 
     def resolve(self, target: WantedTarget) -> Hook | None:
         """The hook that a target stands for now; None where it is not there."""

@@ -22,9 +22,9 @@ from bpflinkd.core.actions import (
     SwapLink,
 )
 from bpflinkd.core.events import ChangeKind
-from bpflinkd.core.model import Health, Policy, Record, State, Status, UnixMicros
+from bpflinkd.core.model import NO_PROGRAM, Health, Policy, Record, State, Status, UnixMicros
 from bpflinkd.core.ports import Program
-from bpflinkd.core.targets import CgroupTarget, Hook, XdpTarget
+from bpflinkd.core.targets import CgroupTarget, Hook, KprobeMultiTarget, KprobeTarget, XdpTarget
 
 FIRST_PAUSE: Final = 100_000
 """Microseconds to wait after the first restore before another; doubles with each."""
@@ -139,6 +139,8 @@ def _still_runs(record: Record, hook: Hook) -> str:
             return f"our program still runs on the interface that had {hook}"
         case CgroupTarget():
             return f"our program still runs on the cgroup that had {hook}"
+        case KprobeTarget() | KprobeMultiTarget():
+            return f"our program still runs in {hook}"
         case _:
             assert_never(record.target)
 
@@ -186,19 +188,20 @@ def _tampered(
     now: UnixMicros,
 ) -> Verdict:
     assert status.link is not None
-    found = status.occupant or f"program id {status.link.prog_id}"
-    verdict = _told(
-        record,
-        before,
-        State.TAMPERED,
-        f"our link runs {found} instead of {program.info}",
-        Change(
-            kind=ChangeKind.LINK_UPDATED,
+    if status.link.prog_id == NO_PROGRAM:
+        sentence = f"the slot of {record.target} was emptied: its hits run nothing"
+        change = Change(kind=ChangeKind.SLOT_EMPTIED, sentence=sentence)
+        reason = f"{sentence}; a replace fills it again"
+        verdict = _told(record, before, State.SEVERED, reason, change, now)
+    else:
+        found = status.occupant or f"program id {status.link.prog_id}"
+        dispatched = isinstance(record.target, KprobeTarget | KprobeMultiTarget)
+        change = Change(
+            kind=ChangeKind.SLOT_CHANGED if dispatched else ChangeKind.LINK_UPDATED,
             sentence=f"somebody put {found} behind our link in place of {program.info}",
-        ),
-        now,
-        status,
-    )
+        )
+        reason = f"our link runs {found} instead of {program.info}"
+        verdict = _told(record, before, State.TAMPERED, reason, change, now, status)
     swap_back = SwapLink(name=record.name, expected=status.link.prog_id, program=program)
     return _by_policy(record, verdict, (swap_back,), record, fight, now)
 

@@ -7,10 +7,22 @@ from typing import Final
 from bpflinkd.core import attach_types
 from bpflinkd.core.errors import BadTarget
 from bpflinkd.core.model import Policy, WantedProgram
-from bpflinkd.core.targets import CgroupPlace, CgroupTarget, WantedTarget, XdpMode, XdpTarget
+from bpflinkd.core.targets import (
+    CgroupPlace,
+    CgroupTarget,
+    KprobeMultiTarget,
+    KprobeTarget,
+    WantedTarget,
+    XdpMode,
+    XdpTarget,
+)
 
 _IFNAMSIZ: Final = 16
 _PATH_MAX: Final = 4096
+_KSYM_NAME_LEN: Final = 512
+_U64_MAX: Final = 2**64 - 1
+_SYMBOL: Final = re.compile(r"[A-Za-z_.$][\w.$]*", re.ASCII)
+_PATTERN: Final = re.compile(r"[\w.$*?!\[\]-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,3 +99,35 @@ def cgroup_target(path: str, attach_type: str | None = None) -> CgroupTarget | C
     if kind is attach_types.XDP:
         raise BadTarget("the attach type xdp is for interfaces; a cgroup does not take it")
     return CgroupTarget(path=clean, attach_type=kind)
+
+
+def kprobe_target(symbol: str, *, offset: int = 0, at_return: bool = False, cookie: int = 0) -> KprobeTarget:
+    """A kprobe target from words, or `BadTarget`. Names: scripts/kallsyms.c, KSYM_NAME_LEN."""
+    kind = "kretprobe" if at_return else "kprobe"
+    if not symbol:
+        raise BadTarget(f"the target names no function; write it as {kind}:tcp_connect")
+    if len(symbol) >= _KSYM_NAME_LEN or not _SYMBOL.fullmatch(symbol):
+        raise BadTarget(
+            f"{symbol[:80]!r} cannot be a kernel function: names are letters, digits, _ . and $, "
+            f"at most {_KSYM_NAME_LEN - 1}; write it as {kind}:tcp_connect"
+        )
+    if at_return and offset:
+        raise BadTarget(f"kretprobe:{symbol} takes no offset: it is hit where the function returns")
+    if not 0 <= offset <= _U64_MAX:
+        raise BadTarget(f"the offset {offset} into {symbol} is not a number of bytes")
+    return KprobeTarget(symbol=symbol, offset=offset, at_return=at_return, cookie=_cookie(cookie))
+
+
+def kprobe_multi_target(pattern: str, *, at_return: bool = False, cookie: int = 0) -> KprobeMultiTarget:
+    """A kprobe-multi target from words, or `BadTarget`."""
+    if len(pattern) >= _KSYM_NAME_LEN or not _PATTERN.fullmatch(pattern):
+        raise BadTarget(
+            f"{pattern[:80]!r} is not a pattern of kernel functions; write it as kprobe-multi:tcp_*"
+        )
+    return KprobeMultiTarget(pattern=pattern, at_return=at_return, cookie=_cookie(cookie))
+
+
+def _cookie(value: int) -> int:
+    if not 0 <= value <= _U64_MAX:
+        raise BadTarget(f"the cookie {value} is not a number from 0 to 2^64 - 1")
+    return value

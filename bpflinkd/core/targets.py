@@ -1,9 +1,10 @@
 """Where a link goes: targets as people name them, and the hooks that they resolve to right now."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NewType, TypeAlias
 
+from bpflinkd.core import attach_types
 from bpflinkd.core.attach_types import AttachType
 
 IfIndex = NewType("IfIndex", int)
@@ -29,6 +30,10 @@ class XdpTarget:
     interface: str
     mode: XdpMode = XdpMode.AUTO
 
+    @property
+    def attach_type(self) -> AttachType:
+        return attach_types.XDP
+
     def __str__(self) -> str:
         return f"xdp:{self.interface}"
 
@@ -45,7 +50,45 @@ class CgroupTarget:
         return f"cgroup:{self.path} {self.attach_type}"
 
 
-Target: TypeAlias = XdpTarget | CgroupTarget
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KprobeTarget:
+    """One place in a kernel function. `kprobe:tcp_connect+0x10`, `kretprobe:tcp_connect`."""
+
+    symbol: str
+    offset: int = 0
+    """Bytes from the function's beginning; always 0 at return."""
+    at_return: bool = False
+    cookie: int = 0
+    """What `bpf_get_attach_cookie` tells the program (u64)."""
+
+    @property
+    def attach_type(self) -> AttachType:
+        return attach_types.KPROBE
+
+    def __str__(self) -> str:
+        place = f"{self.symbol}+{self.offset:#x}" if self.offset else self.symbol
+        return f"{'kretprobe' if self.at_return else 'kprobe'}:{place}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KprobeMultiTarget:
+    """Every kernel function whose name matches. `kprobe-multi:tcp_*`, `kretprobe-multi:tcp_*`."""
+
+    pattern: str
+    """Shell pattern: `*`, `?`, `[...]`."""
+    at_return: bool = False
+    cookie: int = 0
+    """What `bpf_get_attach_cookie` tells the program (u64), the same for all functions."""
+
+    @property
+    def attach_type(self) -> AttachType:
+        return attach_types.KPROBE_MULTI
+
+    def __str__(self) -> str:
+        return f"{'kretprobe-multi' if self.at_return else 'kprobe-multi'}:{self.pattern}"
+
+
+Target: TypeAlias = XdpTarget | CgroupTarget | KprobeTarget | KprobeMultiTarget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,4 +125,28 @@ class CgroupHook:
         return f"cgroup id {self.cgroup_id}"
 
 
-Hook: TypeAlias = XdpHook | CgroupHook
+@dataclass(frozen=True, slots=True)
+class KprobeHook:
+    """The hook that a kprobe target resolves to right now: its function, in the kernel or a module."""
+
+    module: str = ""
+    """Empty where the function is in the kernel itself."""
+    load: int = 0
+    """Which loading of the module it is: the inode number of /sys/module/NAME. 0 in the kernel itself."""
+
+    def __str__(self) -> str:
+        return f"module {self.module}" if self.module else "the kernel"
+
+
+@dataclass(frozen=True, slots=True)
+class KprobeMultiHook:
+    """The functions that a kprobe-multi target resolves to. Which they are is settled at the attach."""
+
+    functions: int = field(compare=False)
+    """How many."""
+
+    def __str__(self) -> str:
+        return f"{self.functions} functions"
+
+
+Hook: TypeAlias = XdpHook | CgroupHook | KprobeHook | KprobeMultiHook

@@ -57,6 +57,26 @@ class CgroupTarget(NamedTuple):
     attach_type: str | None = None
 
 
+class KprobeTarget(NamedTuple):
+    """A kernel function, or with `multi` a pattern of functions; where they begin or return."""
+
+    function: str
+    offset: int = 0
+    at_return: bool = False
+    multi: bool = False
+    cookie: int = 0
+
+
+Target: TypeAlias = XdpTarget | CgroupTarget | KprobeTarget
+
+
+class OpenSource(NamedTuple):
+    """An open file of C for bcc; the function's name may be left out where it holds one."""
+
+    fd: int
+    program: str | None = None
+
+
 class OpenObject(NamedTuple):
     """An open ELF file; the program's name may be left out where it holds one."""
 
@@ -69,6 +89,9 @@ class Source(NamedTuple):
 
     kind: str
     value: str | int
+
+
+Program: TypeAlias = OpenObject | OpenSource | Source
 
 
 class Row(NamedTuple):
@@ -112,6 +135,8 @@ class LinkProperties(TypedDict):
     KernelLinkId: int
     Hook: tuple[str, int]
     Maps: list[str]
+    Cookie: int
+    Missed: int
 
 
 class ManagerProperties(TypedDict):
@@ -157,21 +182,22 @@ class Client:
     def attach(
         self,
         name: str,
-        target: XdpTarget | CgroupTarget,
-        source: OpenObject | Source,
+        target: Target,
+        source: Program,
         *,
         policy: str | None = None,
         wait: bool = False,
     ) -> str:
         """Make a link; returns its object path."""
-        words = ("xdp", "mode") if isinstance(target, XdpTarget) else ("cgroup", "attach_type")
-        where = _strings(dict(zip(words, target, strict=True)))
+        where = _target(target)
         options = _strings({"policy": policy}) | ({"wait": GLib.Variant("b", True)} if wait else {})
         program, fds = _program(source)
         arguments = GLib.Variant("(sa{sv}a{sv}a{sv})", (name, where, program, options))
         return cast(str, self._manager("Attach", arguments, fds)[0])
 
-    def replace(self, name: str, source: OpenObject | Source, *, expect: int | None = None) -> int:
+    def replace(
+        self, name: str, source: OpenObject | OpenSource | Source, *, expect: int | None = None
+    ) -> int:
         """Swap the program of a link; returns the new generation."""
         options = {} if expect is None else {"expect": GLib.Variant("t", expect)}
         program, fds = _program(source)
@@ -208,6 +234,10 @@ class Client:
     def status(self) -> ManagerProperties:
         """The daemon's own properties."""
         return cast(ManagerProperties, self._get_all(ROOT, MANAGER))
+
+    def features(self) -> list[tuple[str, bool, str]]:
+        """What kernel and host can do: name, whether, and why not."""
+        return [tuple(feature) for feature in self._manager("Features")[0]]
 
     def follow(self, tell: Callable[[Event], None]) -> None:
         """Call `tell` with everything that happens, until `NoDaemon` or KeyboardInterrupt."""
@@ -368,9 +398,23 @@ def _strings(values: dict[str, str | None]) -> dict[str, GLib.Variant]:
     return {key: GLib.Variant("s", value) for key, value in values.items() if value is not None}
 
 
-def _program(source: OpenObject | Source) -> tuple[dict[str, GLib.Variant], tuple[int, ...]]:
+def _target(target: Target) -> dict[str, GLib.Variant]:
+    """The dictionary of a target."""
+    if isinstance(target, KprobeTarget):
+        kind = ("kretprobe" if target.at_return else "kprobe") + ("-multi" if target.multi else "")
+        numbers = {"offset": target.offset, "cookie": target.cookie}
+        return {
+            **_strings({kind: target.function}),
+            **{key: GLib.Variant("t", number) for key, number in numbers.items() if number},
+        }
+    words = ("xdp", "mode") if isinstance(target, XdpTarget) else ("cgroup", "attach_type")
+    return _strings(dict(zip(words, target, strict=True)))
+
+
+def _program(source: Program) -> tuple[dict[str, GLib.Variant], tuple[int, ...]]:
     """The dictionary of a program and the descriptors that go with it."""
-    if isinstance(source, OpenObject):
-        return {"object": GLib.Variant("h", 0), **_strings({"name": source.program})}, (source.fd,)
+    if isinstance(source, OpenObject | OpenSource):
+        kind = "object" if isinstance(source, OpenObject) else "source"
+        return {kind: GLib.Variant("h", 0), **_strings({"name": source.program})}, (source.fd,)
     kind = "u" if source.kind == "id" else "s"
     return {source.kind: GLib.Variant(kind, source.value)}, ()

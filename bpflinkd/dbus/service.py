@@ -23,8 +23,10 @@ from bpflinkd.core.events import (
     StateChanged,
 )
 from bpflinkd.core.manager import Manager
-from bpflinkd.core.model import LinkView
+from bpflinkd.core.model import Feature, LinkView, SourceFile
+from bpflinkd.core.ports import Program
 from bpflinkd.core.requests import AttachRequest, Caller, DetachRequest, ReplaceRequest
+from bpflinkd.core.targets import WantedTarget
 from bpflinkd.dbus import contract, wire
 from bpflinkd.dbus.peer import Peers
 from bpflinkd.dbus.wrapper import Call, DeferringWrapper
@@ -50,6 +52,18 @@ class DaemonFacts(Protocol):
     def properties(self) -> dict[str, GLib.Variant]: ...
 
 
+def _then(call: Call, go_on: Callable[[Any], None]) -> Callable[[Any, BaseException | None], None]:
+    """Go on with the result, or answer with the error."""
+
+    def done(result: Any, error: BaseException | None) -> None:
+        if error is not None:
+            call.fail(error)
+        else:
+            go_on(result)
+
+    return done
+
+
 class _Published:
     """One link as readers see it. What goes out often is made once a change."""
 
@@ -67,7 +81,8 @@ class _Published:
 
     def managed(self) -> GLib.Variant:
         """The entry of GetManagedObjects: {oa{sa{sv}}}."""
-        if self.entry is None:
+        # A count of misses is read anew for each asking.
+        if self.entry is None or self.view.missed is not None:
             path = GLib.Variant.new_object_path(wire.path_of(self.view.record.name))
             self.entry = GLib.Variant.new_dict_entry(path, self.interfaces())
         return self.entry
@@ -88,12 +103,23 @@ class _Published:
 class Service:
     """The bus name and all objects under it."""
 
-    def __init__(self, bus: pydbus.bus.Bus, manager: Manager, submit: Submit, facts: DaemonFacts) -> None:
-        """Register everything but the name: `claim` takes it when the links are ready."""
+    def __init__(
+        self,
+        bus: pydbus.bus.Bus,
+        manager: Manager,
+        submit: Submit,
+        submit_slow: Submit,
+        facts: DaemonFacts,
+    ) -> None:
+        """Register everything but the name: `claim` takes it when the links are ready.
+
+        `submit_slow` is for work that takes seconds and touches no link: compiling.
+        """
         self._bus = bus
         self._connection: Gio.DBusConnection = bus.con
         self._manager = manager
         self._submit = submit
+        self._submit_slow = submit_slow
         self._facts = facts
         self._peers = Peers(bus.con)
         self._links: dict[str, _Published] = {}
@@ -112,6 +138,7 @@ class Service:
                 (contract.MANAGER, "Detach"): self._detach,
                 (contract.MANAGER, "List"): self._list,
                 (contract.MANAGER, "ListForeign"): self._list_foreign,
+                (contract.MANAGER, "Features"): self._features,
                 (contract.OBJECT_MANAGER, "GetManagedObjects"): self._managed_objects,
                 **properties,
             }
@@ -140,7 +167,19 @@ class Service:
         def path(view: LinkView) -> GLib.Variant:
             return GLib.Variant("(o)", (wire.path_of(view.record.name),))
 
-        self._change(call, lambda caller: self._manager.attach(request(caller)), path)
+        manager = self._manager
+        if not isinstance(source, SourceFile):
+            self._change(call, lambda caller: manager.attach(request(caller)), path)
+            return
+
+        def check(caller: Caller) -> WantedTarget:
+            manager.check_attach(request(caller))
+            return wanted
+
+        def attach(caller: Caller, loaded: Program) -> LinkView:
+            return manager.attach(request(caller), loaded)
+
+        self._compile(call, source, check, attach, path)
 
     def _replace(self, call: Call) -> None:
         name, program, options = call.arguments
@@ -153,7 +192,17 @@ class Service:
         def generation(view: LinkView) -> GLib.Variant:
             return GLib.Variant("(t)", (view.record.generation.number,))
 
-        self._change(call, lambda caller: self._manager.replace(request(caller)), generation)
+        manager = self._manager
+        if not isinstance(source, SourceFile):
+            self._change(call, lambda caller: manager.replace(request(caller)), generation)
+            return
+
+        def replace(caller: Caller, loaded: Program) -> LinkView:
+            return manager.replace(request(caller), loaded)
+
+        self._compile(
+            call, source, lambda caller: manager.check_replace(request(caller)), replace, generation
+        )
 
     def _detach(self, call: Call) -> None:
         name, options = call.arguments
@@ -170,24 +219,53 @@ class Service:
 
         self._change(call, self._manager.list_foreign, reply)
 
+    def _features(self, call: Call) -> None:
+        def reply(found: tuple[Feature, ...]) -> GLib.Variant:
+            return GLib.Variant("(a(sbs))", ([(f.name, not f.lacks, f.lacks) for f in found],))
+
+        self._change(call, lambda _caller: self._manager.features(), reply)
+
     def _change(
         self, call: Call, work: Callable[[Caller], Any], reply: Callable[[Any], GLib.Variant | None]
     ) -> None:
         """Find the caller, do the work on the worker, answer when it is done."""
 
-        def done(result: Any, error: BaseException | None) -> None:
-            if error is not None:
-                call.fail(error)
-                return
-            call.answer(reply(result))
+        def begin(caller: Caller) -> None:
+            self._submit(lambda: work(caller), _then(call, lambda result: call.answer(reply(result))))
 
-        def identified(caller: Caller | None) -> None:
+        self._identified(call, begin)
+
+    def _compile(
+        self,
+        call: Call,
+        source: SourceFile,
+        check: Callable[[Caller], WantedTarget],
+        work: Callable[[Caller, Program], Any],
+        reply: Callable[[Any], GLib.Variant | None],
+    ) -> None:
+        """Check, compile on a thread of its own, then do the work: other changes go on meanwhile."""
+
+        def begin(caller: Caller) -> None:
+            def compile_for(target: WantedTarget) -> None:
+                self._submit_slow(lambda: self._manager.compile(source, target), _then(call, change))
+
+            def change(program: Program) -> None:
+                self._submit(
+                    lambda: work(caller, program), _then(call, lambda result: call.answer(reply(result)))
+                )
+
+            self._submit(lambda: check(caller), _then(call, compile_for))
+
+        self._identified(call, begin)
+
+    def _identified(self, call: Call, then: Callable[[Caller], None]) -> None:
+        def told(caller: Caller | None) -> None:
             if caller is None:
                 call.fail(NotAuthorized("the bus does not say who you are"))
-                return
-            self._submit(lambda: work(caller), done)
+            else:
+                then(caller)
 
-        self._peers.identify(call.sender, identified)
+        self._peers.identify(call.sender, told)
 
     # Reads
 

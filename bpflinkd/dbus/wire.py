@@ -23,10 +23,24 @@ from bpflinkd.core.model import (
     ProgramFd,
     ProgramInfo,
     Source,
+    SourceFile,
     StoredObject,
+    StoredSource,
     WantedProgram,
 )
-from bpflinkd.core.targets import CgroupHook, CgroupTarget, Hook, Target, WantedTarget, XdpHook, XdpTarget
+from bpflinkd.core.targets import (
+    CgroupHook,
+    CgroupTarget,
+    Hook,
+    KprobeHook,
+    KprobeMultiHook,
+    KprobeMultiTarget,
+    KprobeTarget,
+    Target,
+    WantedTarget,
+    XdpHook,
+    XdpTarget,
+)
 from bpflinkd.dbus import contract
 
 Dict: TypeAlias = Mapping[str, Any]
@@ -51,9 +65,20 @@ def wanted_target(given: Dict) -> WantedTarget:
             return requests.xdp_target(interface, rest.get("mode", "auto"))
         case {"cgroup": str(path), **rest} if _only(rest, {"attach_type": str}):
             return requests.cgroup_target(path, rest.get("attach_type"))
+        case {"kprobe": str(symbol), **rest} if _only(rest, {"offset": int, "cookie": int}):
+            return requests.kprobe_target(symbol, **rest)
+        case {"kretprobe": str(symbol), **rest} if _only(rest, {"cookie": int}):
+            return requests.kprobe_target(symbol, at_return=True, **rest)
+        case {"kprobe-multi": str(pattern), **rest} if _only(rest, {"cookie": int}):
+            return requests.kprobe_multi_target(pattern, **rest)
+        case {"kretprobe-multi": str(pattern), **rest} if _only(rest, {"cookie": int}):
+            return requests.kprobe_multi_target(pattern, at_return=True, **rest)
     raise BadTarget(
-        "the target must be {'xdp': interface, 'mode': mode} or {'cgroup': path, 'attach_type': type}, "
-        f"all strings; got the keys: {_keys(given)}"
+        "the target must be one of {'xdp': interface, 'mode': mode}, {'cgroup': path, 'attach_type': type}, "
+        "{'kprobe': function, 'offset': number, 'cookie': number}, {'kretprobe': function, "
+        "'cookie': number}, {'kprobe-multi': pattern, 'cookie': number} and "
+        "{'kretprobe-multi': pattern, 'cookie': number}; "
+        f"got the keys: {_keys(given)}"
     )
 
 
@@ -62,6 +87,8 @@ def wanted_program(given: Dict, fds: Fds) -> WantedProgram:
     match dict(given):
         case {"object": int(index), **rest} if _only(rest, {"name": str}):
             return ObjectFile(fd=fds(index), program=rest.get("name"))
+        case {"source": int(index), **rest} if _only(rest, {"name": str}):
+            return SourceFile(fd=fds(index), program=rest.get("name"))
         case {"pin": str(path), **rest} if not rest:
             return PinnedProgram(path=path)
         case {"id": int(number), **rest} if not rest and 0 < number <= _U32_MAX:
@@ -71,8 +98,8 @@ def wanted_program(given: Dict, fds: Fds) -> WantedProgram:
         case {"builtin": str(name), **rest} if not rest:
             return Builtin(name=name)
     raise BadProgram(
-        "the program must be exactly one of {'object': fd, 'name': string}, {'pin': path}, {'id': number}, "
-        f"{{'fd': fd}}, {{'builtin': name}}; got the keys: {_keys(given)}"
+        "the program must be exactly one of {'object': fd, 'name': string}, {'source': fd, 'name': string}, "
+        f"{{'pin': path}}, {{'id': number}}, {{'fd': fd}}, {{'builtin': name}}; got the keys: {_keys(given)}"
     )
 
 
@@ -144,12 +171,19 @@ _NOBODY: Final = vardict({})
 
 
 def target(value: Target) -> GLib.Variant:
-    """(sss): `xdp`, interface, mode; or `cgroup`, path, attach type."""
+    """(sss): `xdp`, interface, mode; `cgroup`, path, attach type; `kprobe`, function, offset; or one
+    of `kretprobe`, `kprobe-multi`, `kretprobe-multi`, function or pattern, nothing."""
     match value:
         case XdpTarget(interface=interface, mode=mode):
             return _tuple(_word("xdp"), _string(interface), _word(mode))
         case CgroupTarget(path=path, attach_type=attach_type):
             return _tuple(_word("cgroup"), _string(path), _word(attach_type.name))
+        case KprobeTarget(symbol=symbol, offset=offset, at_return=at_return):
+            kind = "kretprobe" if at_return else "kprobe"
+            return _tuple(_word(kind), _string(symbol), _word("" if at_return else str(offset)))
+        case KprobeMultiTarget(pattern=pattern, at_return=at_return):
+            kind = "kretprobe-multi" if at_return else "kprobe-multi"
+            return _tuple(_word(kind), _string(pattern), _word(""))
         case _:
             assert_never(value)
 
@@ -159,6 +193,8 @@ def _source(value: Source) -> GLib.Variant:
     match value:
         case StoredObject(sha256=sha256):
             kind, detail = "object", sha256
+        case StoredSource(sha256=sha256):
+            kind, detail = "source", sha256
         case PinnedProgram(path=path):
             kind, detail = "pin", path
         case ProgramById(id=prog_id):
@@ -225,6 +261,12 @@ def _hook(value: Hook | None) -> GLib.Variant:
             return _tuple(_word("ifindex"), _u64(ifindex))
         case CgroupHook(cgroup_id=cgroup_id):
             return _tuple(_word("cgroup_id"), _u64(cgroup_id))
+        case KprobeHook(module=""):
+            return _tuple(_word("kernel"), _u64(0))
+        case KprobeHook(module=module, load=load):
+            return _tuple(_string(f"module {module}"), _u64(load))
+        case KprobeMultiHook(functions=functions):
+            return _tuple(_word("functions"), _u64(functions))
         case _:
             assert_never(value)
 
@@ -266,4 +308,6 @@ def link_properties(view: LinkView) -> dict[str, GLib.Variant]:
         "KernelLinkId": _u32(view.link_id or 0),
         "Hook": _hook(record.hook),
         "Maps": GLib.Variant.new_strv(list(view.maps)),
+        "Cookie": _u64(getattr(record.target, "cookie", 0)),
+        "Missed": _u64(view.missed() if view.missed is not None else 0),
     }

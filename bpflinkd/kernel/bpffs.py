@@ -1,4 +1,4 @@
-"""The pins of each link: `<root>/<encoded name>/{link,program,maps/...}`, staged ones as `next_*`.
+"""The pins of each link: `<root>/<encoded name>/{link,slot,program,maps/...}`, staged ones as `next_*`.
 
 Staged pins become current by `rename`, each atomic; a crash between two renames is healed at start.
 """
@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,11 +19,14 @@ from bpflinkd.core.model import Source
 from bpflinkd.core.ports import Link, Pinned, Program
 from bpflinkd.kernel import libbpf
 from bpflinkd.kernel import program as programs
+from bpflinkd.kernel.dispatched import DispatchedLink, reopened
 from bpflinkd.kernel.link import HeldLink
 from bpflinkd.kernel.program import HeldProgram
 
+log = logging.getLogger(__name__)
+
 BPFFS_MAGIC: Final = 0xCAFE4A11
-_LINK, _PROGRAM, _MAPS, _ASIDE = "link", "program", "maps", "_aside"
+_LINK, _SLOT, _PROGRAM, _MAPS, _ASIDE = "link", "slot", "program", "maps", "_aside"
 _NEXT: Final = "next_"
 """Before the name of a pin that is staged."""
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -96,8 +100,11 @@ class PinDirectory:
 
     def open(self, name: str, source: Source) -> Pinned:
         home = self._of(name)
+        link = self._open_link(home / _LINK)
+        if isinstance(link, DispatchedLink):
+            self._keep_slot(home, link)
         return Pinned(
-            link=self._open_link(home / _LINK),
+            link=link,
             program=self._open_program(home, source, ""),
             staged_link=self._open_link(home / (_NEXT + _LINK)),
             staged_program=self._open_program(home, source, _NEXT),
@@ -128,21 +135,26 @@ class PinDirectory:
         home = self._of(name)
         with _failures(f"pinning link {name!r}"):
             home.mkdir(mode=0o700, exist_ok=True)
+            if isinstance(staged, DispatchedLink):
+                libbpf.obj_pin(staged.slot.fd, f"{home}/{_NEXT}{_SLOT}")
             libbpf.obj_pin(cast(HeldLink, staged).fd, f"{home}/{_NEXT}{_LINK}")
 
     def promote(self, name: str) -> None:
         home = self._of(name)
         with _failures(f"moving the pins of link {name!r} into place"):
             staged = [entry for entry in os.listdir(home) if entry.startswith(_NEXT)]
-            # The program last: while it is staged, a start promotes again what was cut short.
-            for pin in sorted(staged, key=f"{_NEXT}{_PROGRAM}".__eq__):
+            # The program last, the link before it: while one of them is staged, a start promotes
+            # again what was cut short.
+            last = (f"{_NEXT}{_LINK}", f"{_NEXT}{_PROGRAM}")
+            for pin in sorted(staged, key=lambda pin: last.index(pin) + 1 if pin in last else 0):
                 if pin == f"{_NEXT}{_MAPS}":
                     _remove_tree(home / _MAPS)
                 os.rename(f"{home}/{pin}", f"{home}/{pin.removeprefix(_NEXT)}")
 
     def unstage_link(self, name: str) -> None:
         with _failures(f"unpinning the staged link {name!r}"):
-            (self._of(name) / (_NEXT + _LINK)).unlink(missing_ok=True)
+            for pin in (_LINK, _SLOT):
+                (self._of(name) / (_NEXT + pin)).unlink(missing_ok=True)
 
     def discard_staged(self, name: str) -> None:
         home = self._of(name)
@@ -163,6 +175,9 @@ class PinDirectory:
             aside.mkdir(mode=0o700, exist_ok=True)
             place = aside / names.encode(name)
             (self._of(name) / _LINK).rename(place)
+            with contextlib.suppress(FileNotFoundError):
+                # Encoded names have an underscore only before two hexadecimal digits.
+                (self._of(name) / _SLOT).rename(place.with_name(f"{place.name}_{_SLOT}"))
         return str(place)
 
     def remove(self, name: str) -> None:
@@ -176,9 +191,18 @@ class PinDirectory:
     def _of(self, name: str) -> Path:
         return self.root / names.encode(name)
 
+    @staticmethod
+    def _keep_slot(home: Path, link: DispatchedLink) -> None:
+        """Pin the slot again if its pin is gone: without it the slot is emptied when we end."""
+        if any((home / pin).exists() for pin in (_SLOT, _NEXT + _SLOT)):
+            return
+        with _failures(f"pinning the slot in {home} again"):
+            libbpf.obj_pin(link.slot.fd, str(home / _SLOT))
+        log.warning("the pin %s was gone; it is back", home / _SLOT)
+
     def _open_link(self, path: Path) -> HeldLink | None:
         try:
-            return HeldLink(libbpf.obj_get(str(path)))
+            return reopened(libbpf.obj_get(str(path)))
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 return None

@@ -43,7 +43,7 @@ def attach_error(error: OSError, target: Target, program: str) -> BpflinkdError:
             return HookGone(f"the cgroup {path} is gone")
         case CgroupTarget(), errno.EINVAL:
             return NotSupported(f"this kernel does not know the attach type of {target} (EINVAL)")
-    return KernelRefused(f"the kernel refused program {program!r} on {target}: {_words(error)}")
+    return KernelRefused(f"the kernel refused program {program!r} on {target}: {words(error)}")
 
 
 def swap_error(error: OSError, target: Target, program: str) -> BpflinkdError:
@@ -56,10 +56,11 @@ def swap_error(error: OSError, target: Target, program: str) -> BpflinkdError:
             "expected_attach_type differs from that of the program that runs there"
         )
     return KernelRefused(
-        f"the kernel refused to put program {program!r} in place on {target}: {_words(error)}"
+        f"the kernel refused to put program {program!r} in place on {target}: {words(error)}"
     )
 
 
-def _words(error: OSError) -> str:
+def words(error: OSError) -> str:
+    """The errno as a person and a search engine know it."""
     code = error.errno or 0
     return f"{os.strerror(code)} ({errno.errorcode.get(code, code)})"

@@ -16,6 +16,7 @@ from bpflinkd.kernel import libbpf
 LINK_INFO_SIZE: Final = 64
 """Bytes of `struct bpf_link_info` that we ask for; XDP and cgroup links fill the first 28."""
 _PROG_INFO_SIZE: Final = 80
+_MAP_INFO_SIZE: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,28 @@ def program_info(fd: int) -> ProgramInfo:
         tag=tag.hex(),
         type=kind,
     )
+
+
+_MOST_MAPS: Final = 64
+"""Maps of one program that the kernel allows: MAX_USED_MAPS."""
+
+
+def map_ids(prog_fd: int) -> tuple[int, ...]:
+    """Kernel ids of the maps that a program uses: u32 count at byte 52, u64 address of the ids at 56."""
+    ids = (c_uint32 * _MOST_MAPS)()
+    buffer = ctypes.create_string_buffer(_PROG_INFO_SIZE)
+    struct.pack_into("=IQ", buffer, 52, _MOST_MAPS, ctypes.addressof(ids))
+    libbpf.obj_info(prog_fd, buffer, c_uint32(_PROG_INFO_SIZE))
+    (count,) = struct.unpack_from("=I", buffer.raw, 52)
+    return tuple(ids[:count])
+
+
+def map_type(map_fd: int) -> int:
+    """`enum bpf_map_type`, the first word of `struct bpf_map_info`."""
+    buffer = ctypes.create_string_buffer(_MAP_INFO_SIZE)
+    libbpf.obj_info(map_fd, buffer, c_uint32(_MAP_INFO_SIZE))
+    (kind,) = struct.unpack_from("=I", buffer.raw)
+    return int(kind)
 
 
 @contextlib.contextmanager

@@ -8,22 +8,59 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Callable, Iterator
-from ctypes import POINTER, Structure, byref, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_void_p
+from ctypes import (
+    POINTER,
+    Structure,
+    byref,
+    c_bool,
+    c_char_p,
+    c_int,
+    c_size_t,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
 from typing import Any, Final, TypeAlias
 
 _lib: Final = ctypes.CDLL("libbpf.so.1", use_errno=True)
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 BPF_F_REPLACE: Final = 1 << 2
+BPF_F_SLEEPABLE: Final = 1 << 4
+BPF_F_KPROBE_MULTI_RETURN: Final = 1
+BPF_MAP_TYPE_ARRAY: Final = 2
+BPF_MAP_TYPE_PROG_ARRAY: Final = 3
+BPF_MAP_TYPE_PERCPU_ARRAY: Final = 6
+BPF_PERF_EVENT: Final = 41
+BPF_TRACE_KPROBE_MULTI: Final = 42
 XDP_FLAGS_SKB_MODE: Final = 1 << 1
 XDP_FLAGS_DRV_MODE: Final = 1 << 2
 XDP_FLAGS_HW_MODE: Final = 1 << 3
 BPF_LINK_TYPE_CGROUP: Final = 3
 BPF_LINK_TYPE_XDP: Final = 6
+BPF_LINK_TYPE_PERF_EVENT: Final = 7
+BPF_LINK_TYPE_KPROBE_MULTI: Final = 8
 
 
 class _LinkCreateOpts(Structure):
     _fields_ = [("sz", c_size_t), ("flags", c_uint32), ("pad", c_uint32)]
+
+
+class _KprobeOpts(Structure):
+    """`struct bpf_link_create_opts` as far as its union's `kprobe_multi`, whose first word, for a
+    perf_event link, is the cookie."""
+
+    _fields_ = [
+        ("sz", c_size_t),
+        ("flags", c_uint32),
+        ("iter_info", c_void_p),
+        ("iter_info_len", c_uint32),
+        ("target_btf_id", c_uint32),
+        ("cookie_or_flags", c_uint64),
+        ("syms", c_void_p),
+        ("addrs", c_void_p),
+        ("cookies", c_void_p),
+    ]
 
 
 class _LinkUpdateOpts(Structure):
@@ -66,6 +103,10 @@ _link_detach = _declare("bpf_link_detach", c_int, c_int)
 _obj_pin = _declare("bpf_obj_pin", c_int, c_int, c_char_p)
 _obj_get = _declare("bpf_obj_get", c_int, c_char_p)
 _obj_info = _declare("bpf_obj_get_info_by_fd", c_int, c_int, c_void_p, _U32P)
+_map_by_id = _declare("bpf_map_get_fd_by_id", c_int, c_uint32)
+_map_lookup = _declare("bpf_map_lookup_elem", c_int, c_int, c_void_p, c_void_p)
+_map_update = _declare("bpf_map_update_elem", c_int, c_int, c_void_p, c_void_p, c_uint64)
+_map_delete = _declare("bpf_map_delete_elem", c_int, c_int, c_void_p)
 _prog_by_id = _declare("bpf_prog_get_fd_by_id", c_int, c_uint32)
 _link_by_id = _declare("bpf_link_get_fd_by_id", c_int, c_uint32)
 _link_next_id = _declare("bpf_link_get_next_id", c_int, c_uint32, _U32P)
@@ -86,6 +127,10 @@ _program_set_attach = _declare("bpf_program__set_expected_attach_type", c_int, c
 _program_set_autoload = _declare("bpf_program__set_autoload", c_int, c_void_p, c_bool)
 _program_set_ifindex = _declare("bpf_program__set_ifindex", None, c_void_p, c_uint32)
 program_fd = _declare("bpf_program__fd", c_int, c_void_p)
+_program_flags = _declare("bpf_program__flags", c_uint32, c_void_p)
+_program_insns = _declare("bpf_program__insns", POINTER(c_uint64), c_void_p)
+_program_insn_count = _declare("bpf_program__insn_cnt", c_size_t, c_void_p)
+_map_set_initial_value = _declare("bpf_map__set_initial_value", c_int, c_void_p, c_char_p, c_size_t)
 _map_name = _declare("bpf_map__name", c_char_p, c_void_p)
 map_fd = _declare("bpf_map__fd", c_int, c_void_p)
 _map_set_ifindex = _declare("bpf_map__set_ifindex", c_int, c_void_p, c_uint32)
@@ -114,6 +159,42 @@ def link_create(prog_fd: int, target: int, attach_type: int, flags: int = 0) -> 
     """
     opts = _LinkCreateOpts(sz=ctypes.sizeof(_LinkCreateOpts), flags=flags)
     return _check(_link_create(prog_fd, target, attach_type, byref(opts)), "BPF_LINK_CREATE")
+
+
+def link_create_kprobe(prog_fd: int, perf_fd: int, cookie: int) -> int:
+    """Attach a program to a kprobe's perf event; the event's fd may be closed then.
+
+    Raises:
+        OSError: EINVAL the program is not a plain kprobe's, or may sleep.
+            Source: kernel/events/core.c perf_event_set_bpf_prog().
+    """
+    opts = _KprobeOpts(sz=ctypes.sizeof(_KprobeOpts), cookie_or_flags=cookie)
+    return _check(_link_create(prog_fd, perf_fd, BPF_PERF_EVENT, _as_link_opts(opts)), "BPF_LINK_CREATE")
+
+
+def link_create_kprobe_multi(prog_fd: int, symbols: list[str], cookie: int, *, at_return: bool) -> int:
+    """Attach a program to many functions.
+
+    Raises:
+        OSError: EOPNOTSUPP no CONFIG_FPROBE; EINVAL expected_attach_type is not that of kprobe.multi;
+            ESRCH a function is not known; ENOENT one cannot be traced.
+            Source: kernel/trace/bpf_trace.c bpf_kprobe_multi_link_attach().
+    """
+    count = len(symbols)
+    names = (c_char_p * count)(*(symbol.encode() for symbol in symbols))
+    cookies = (c_uint64 * count)(*(cookie for _ in symbols))
+    opts = _KprobeOpts(
+        sz=ctypes.sizeof(_KprobeOpts),
+        # u32 flags, u32 count
+        cookie_or_flags=(BPF_F_KPROBE_MULTI_RETURN if at_return else 0) | count << 32,
+        syms=ctypes.cast(names, c_void_p),
+        cookies=ctypes.cast(cookies, c_void_p) if cookie else None,
+    )
+    return _check(_link_create(prog_fd, 0, BPF_TRACE_KPROBE_MULTI, _as_link_opts(opts)), "BPF_LINK_CREATE")
+
+
+def _as_link_opts(opts: _KprobeOpts) -> Any:
+    return ctypes.cast(ctypes.pointer(opts), POINTER(_LinkCreateOpts))
 
 
 def link_update(link_fd: int, new_prog_fd: int, *, old_prog_fd: int) -> None:
@@ -159,6 +240,26 @@ obj_info_raw: Final = _obj_info
 def prog_fd_by_id(prog_id: int) -> int:
     """Open a program by kernel id. OSError: ENOENT no such program; EPERM no CAP_SYS_ADMIN."""
     return _check(_prog_by_id(prog_id), f"BPF_PROG_GET_FD_BY_ID {prog_id}")
+
+
+def map_fd_by_id(map_id: int) -> int:
+    """Open a map by kernel id. OSError: ENOENT no such map; EPERM no CAP_SYS_ADMIN."""
+    return _check(_map_by_id(map_id), f"BPF_MAP_GET_FD_BY_ID {map_id}")
+
+
+def map_lookup(map_fd_: int, key: int, value: Any) -> None:
+    """Read the value of a u32 key into a ctypes buffer. OSError: ENOENT nothing is there."""
+    _check(_map_lookup(map_fd_, byref(c_uint32(key)), value), "BPF_MAP_LOOKUP_ELEM")
+
+
+def map_update(map_fd_: int, key: int, value: Any) -> None:
+    """Set the value of a u32 key. OSError: EINVAL a slot does not take this program."""
+    _check(_map_update(map_fd_, byref(c_uint32(key)), byref(value), 0), "BPF_MAP_UPDATE_ELEM")
+
+
+def map_delete(map_fd_: int, key: int) -> None:
+    """Empty a u32 key's entry. OSError: ENOENT it is empty."""
+    _check(_map_delete(map_fd_, byref(c_uint32(key))), "BPF_MAP_DELETE_ELEM")
 
 
 def link_fd_by_id(link_id: int) -> int:
@@ -258,6 +359,21 @@ def program_set_attach_type(program: int, number: int) -> None:
 def program_set_autoload(program: int, wanted: bool) -> None:
     """Choose whether loading the object loads this program."""
     _check(_program_set_autoload(program, wanted), "bpf_program__set_autoload")
+
+
+def program_may_sleep(program: int) -> bool:
+    """Whether it will be loaded with BPF_F_SLEEPABLE."""
+    return bool(_program_flags(program) & BPF_F_SLEEPABLE)
+
+
+def program_instructions(program: int) -> list[int]:
+    """`struct bpf_insn`, each as the u64 that it is in memory."""
+    return list(_program_insns(program)[: _program_insn_count(program)])
+
+
+def map_set_initial_value(handle: int, value: bytes) -> None:
+    """Set the contents of a data section's map before loading; exactly its size."""
+    _check(_map_set_initial_value(handle, value, len(value)), "bpf_map__set_initial_value")
 
 
 def program_set_ifindex(program: int, ifindex: int) -> None:

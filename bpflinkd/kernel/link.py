@@ -2,8 +2,10 @@
 
 import ctypes
 import os
+from collections.abc import Callable
 from ctypes import byref, c_uint32
 
+from bpflinkd.core.errors import KernelRefused
 from bpflinkd.core.model import LinkFacts, LinkId
 from bpflinkd.kernel import info, libbpf
 
@@ -15,11 +17,14 @@ class HeldLink:
     byte with the one that was marked good and parses nothing.
     """
 
+    INFO_SIZE = info.LINK_INFO_SIZE
+    """Bytes of `struct bpf_link_info` that are asked for."""
+
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._bytes = bytearray(info.LINK_INFO_SIZE)
-        self._buffer = (ctypes.c_char * info.LINK_INFO_SIZE).from_buffer(self._bytes)
-        self._size = c_uint32(info.LINK_INFO_SIZE)
+        self._bytes = bytearray(self.INFO_SIZE)
+        self._buffer = (ctypes.c_char * self.INFO_SIZE).from_buffer(self._bytes)
+        self._size = c_uint32(self.INFO_SIZE)
         self._size_ref = byref(self._size)
         self._good = b""
         try:
@@ -30,7 +35,7 @@ class HeldLink:
 
     def facts(self) -> LinkFacts:
         """What the kernel says now."""
-        self._size.value = info.LINK_INFO_SIZE
+        self._size.value = self.INFO_SIZE
         libbpf.obj_info(self.fd, self._buffer, self._size)
         return info.facts_of(info.parse_link_info(self._bytes))
 
@@ -40,9 +45,22 @@ class HeldLink:
 
     def unchanged(self) -> bool:
         """Whether the kernel still says what was marked good."""
-        self._size.value = info.LINK_INFO_SIZE
+        self._size.value = self.INFO_SIZE
         result = libbpf.obj_info_raw(self.fd, self._buffer, self._size_ref)
         return result == 0 and self._bytes == self._good
+
+    @property
+    def missed(self) -> Callable[[], int] | None:
+        return None
+
+    def detach(self) -> None:
+        """Leave the hook at once, whoever else holds the link. Off it already is no error."""
+        if self.facts().hook is None:
+            return
+        try:
+            libbpf.link_detach(self.fd)
+        except OSError as error:
+            raise KernelRefused(f"the kernel does not detach the link: {error}") from None
 
     def close(self) -> None:
         """Give up our reference; safe to call again."""

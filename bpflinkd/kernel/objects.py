@@ -10,7 +10,7 @@ from typing import Final
 
 from bpflinkd import programs
 from bpflinkd.core import attach_types
-from bpflinkd.core.attach_types import AttachType
+from bpflinkd.core.attach_types import AttachType, ProgramType
 from bpflinkd.core.errors import (
     BadProgram,
     BpflinkdError,
@@ -27,6 +27,15 @@ MAX_OBJECT: Final = 64 << 20
 
 _EM_BPF: Final = 247
 _MACHINES: Final = {3: "x86", 40: "ARM", 62: "x86-64", 183: "AArch64", 243: "RISC-V"}
+# Sections of programs that are of a kprobe's type and go elsewhere, or run differently.
+_NOT_KPROBES: Final = frozenset(
+    {"uprobe", "uretprobe", "usdt", "uprobe.s", "uretprobe.s", "usdt.s", "uprobe.multi", "uretprobe.multi"}
+    | {"uprobe.multi.s", "uretprobe.multi.s", "uprobe.session", "uprobe.session.s", "kprobe.session"}
+)
+_CALL_MASK: Final = 0xFFFF_FFFF_0000_F0FF
+"""Of a little-endian `struct bpf_insn`: code, source register and imm."""
+_CALL_OVERRIDE_RETURN: Final = 0x3A_0000_0085
+"""BPF_JMP | BPF_CALL of a helper, number 58."""
 _LOG: Final = re.compile(r"-- BEGIN PROG LOAD LOG --\n(.*?)-- END PROG LOAD LOG --", re.DOTALL)
 
 
@@ -161,6 +170,8 @@ def _settle_type(
     """Set type and expected_attach_type before loading; returns what the program then declares."""
     declared = attach_types.by_section(section)
     known_type = libbpf.program_type(program)
+    if attach_type in attach_types.KPROBES and known_type in (0, ProgramType.KPROBE):
+        return _settle_kprobe(program, name, section, attach_type)
     if declared is not None and (attach_type is None or not given):
         # libbpf of Debian 12 does not know the *_unix sections yet: say it in its place.
         libbpf.program_set_type(program, declared.program_type)
@@ -182,6 +193,29 @@ def _settle_type(
             "give --attach-type, or compile it in a section such as xdp or cgroup_skb/egress"
         )
     return None
+
+
+def _settle_kprobe(program: int, name: str, section: str, attach_type: AttachType) -> AttachType:
+    """A kprobe's target says where it goes: one function or many, entry or return, are one program type."""
+    kind = section.removeprefix("?").partition("/")[0]
+    if kind in _NOT_KPROBES:
+        raise WrongProgramType(
+            f"program {name!r} is in section {section!r}, so it is no kprobe's; compile it in section kprobe"
+        )
+    if libbpf.program_may_sleep(program):
+        raise WrongProgramType(
+            f"program {name!r} may sleep (section {section!r}); where a kprobe hits it may not"
+        )
+    if any(
+        insn & 0xFFFF_FFFF_0000_F0FF == _CALL_OVERRIDE_RETURN for insn in libbpf.program_instructions(program)
+    ):
+        raise WrongProgramType(
+            f"program {name!r} calls bpf_override_return, and the kernel never lets such a program be "
+            "dispatched; without that call it can be attached and swapped"
+        )
+    libbpf.program_set_type(program, attach_type.program_type)
+    libbpf.program_set_attach_type(program, attach_type.number)
+    return attach_type
 
 
 def _prepare(handle: int, chosen: int, ifindex: int) -> None:

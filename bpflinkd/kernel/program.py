@@ -8,7 +8,7 @@ from bpflinkd.core import attach_types
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.errors import BadProgram
 from bpflinkd.core.model import ProgramInfo, Source
-from bpflinkd.kernel import info, libbpf
+from bpflinkd.kernel import dispatcher, info, libbpf
 
 _NO_CGROUP = -1
 
@@ -39,9 +39,12 @@ class HeldProgram:
         """Try the attach with a bad cgroup fd: the kernel checks the program first.
 
         EBADF means that only the target was wrong. For XDP the kernel does not tell this way; there
-        the swap itself compares, so anything of type XDP that declares nothing else passes here.
+        the swap itself compares, so anything of type XDP that declares nothing else passes here. A kprobe
+        program must fit a slot, so one is tried that is on no probe.
         Source: kernel/bpf/syscall.c link_create(), bpf_prog_attach_check_attach_type().
         """
+        if attach_type in attach_types.KPROBES:
+            return dispatcher.TRIAL.takes(self.fd, attach_type)
         if attach_type is attach_types.XDP:
             return self.info.type == attach_types.ProgramType.XDP
         try:

@@ -8,9 +8,10 @@ from typing import assert_never, cast
 
 from bpflinkd.core import attach_types
 from bpflinkd.core.attach_types import AttachType
-from bpflinkd.core.errors import BadProgram, BadTarget, HookBusy, HookGone, KernelRefused
+from bpflinkd.core.errors import BadProgram, BadTarget, HookBusy, HookGone
 from bpflinkd.core.model import (
     Builtin,
+    Feature,
     Foreign,
     LinkFacts,
     LinkId,
@@ -22,7 +23,9 @@ from bpflinkd.core.model import (
     ProgramFd,
     ProgramInfo,
     Source,
+    SourceFile,
     StoredObject,
+    StoredSource,
     WantedProgram,
 )
 from bpflinkd.core.ports import Link, Program
@@ -31,14 +34,21 @@ from bpflinkd.core.targets import (
     CgroupTarget,
     Hook,
     IfIndex,
+    KprobeHook,
+    KprobeMultiHook,
+    KprobeMultiTarget,
+    KprobeTarget,
     Target,
     WantedTarget,
     XdpHook,
     XdpMode,
     XdpTarget,
 )
-from bpflinkd.kernel import errnos, holders, info, libbpf, objects, program, xdp
+from bpflinkd.kernel import compile as compiler
+from bpflinkd.kernel import errnos, features, holders, info, libbpf, objects, program, xdp
 from bpflinkd.kernel.cgroup import CgroupTree
+from bpflinkd.kernel.dispatched import DispatchedLink
+from bpflinkd.kernel.kprobe import Kprobes
 from bpflinkd.kernel.link import HeldLink
 from bpflinkd.kernel.program import HeldProgram
 
@@ -48,6 +58,7 @@ class LinuxKernel:
 
     def __init__(self) -> None:
         self._cgroups = CgroupTree()
+        self._kprobes = Kprobes()
 
     # Programs
 
@@ -58,6 +69,13 @@ class LinuxKernel:
             case ObjectFile(fd=fd, program=name):
                 data = objects.read_file(fd)
                 return objects.load(data, name, _attach_type(target), given=given, ifindex=_device(target))
+            case SourceFile(fd=fd, program=name):
+                attach_type = _attach_type(target)
+                if attach_type is None:
+                    raise BadTarget(
+                        f"C source does not say where on {target} it belongs; choose with --attach-type"
+                    )
+                return compiler.compile_source(compiler.read_source(fd), name, attach_type)
             case PinnedProgram(path=path):
                 return program.from_pin(path, wanted)
             case ProgramById(id=prog_id):
@@ -87,6 +105,8 @@ class LinuxKernel:
         match source:
             case StoredObject(program=name) if image is not None and attach_type is not None:
                 return objects.load(image, name, attach_type, given=True, ifindex=_device(target))
+            case StoredSource(program=name) if image is not None and attach_type is not None:
+                return compiler.compile_source(image, name, attach_type)
             case Builtin() if attach_type is not None:
                 return objects.load_builtin(source, attach_type)
             case _:
@@ -97,12 +117,17 @@ class LinuxKernel:
 
     # Hooks
 
+    def features(self) -> tuple[Feature, ...]:
+        return tuple(features.found())
+
     def resolve(self, target: WantedTarget) -> Hook | None:
         match target:
             case XdpTarget(interface=interface):
                 return xdp.hook(interface)
             case CgroupTarget(path=path) | CgroupPlace(path=path):
                 return self._cgroups.hook(path)
+            case KprobeTarget() | KprobeMultiTarget():
+                return self._kprobes.hook(target)
             case _:
                 assert_never(target)
 
@@ -111,7 +136,7 @@ class LinuxKernel:
 
     def occupant(self, hook: Hook) -> Occupant | None:
         if not isinstance(hook, XdpHook):
-            return None  # cgroup programs sit side by side
+            return None  # programs on cgroups and kprobes sit side by side
         return next(xdp.occupants(hook.ifindex), None)
 
     def identify(self, facts: LinkFacts) -> Occupant:
@@ -132,6 +157,9 @@ class LinuxKernel:
                     assert isinstance(hook, XdpHook)
                     number, flags = attach_types.XDP.number, xdp.MODE_FLAGS[mode]
                     fd = libbpf.link_create(held.fd, hook.ifindex, number, flags)
+                case KprobeTarget() | KprobeMultiTarget():
+                    assert isinstance(hook, KprobeHook | KprobeMultiHook)
+                    return self._kprobes.attach(target, hook, held)
                 case CgroupTarget(path=path, attach_type=attach_type):
                     with self._cgroups.opened(path) as cgroup_fd:
                         fd = libbpf.link_create(held.fd, cgroup_fd, attach_type.number)
@@ -145,6 +173,9 @@ class LinuxKernel:
 
     def swap(self, link: Link, target: Target, program: Program, expected: ProgId) -> None:
         held, live = cast(HeldProgram, program), cast(HeldLink, link)
+        if isinstance(live, DispatchedLink):
+            self._swap_slot(live, target, held, expected)
+            return
         try:
             with info.opened_program(expected) as old_fd:
                 if isinstance(target, XdpTarget):
@@ -160,14 +191,21 @@ class LinuxKernel:
                 ) from None
             raise errnos.swap_error(error, target, held.info.name) from None
 
-    def detach(self, link: Link) -> None:
-        held = cast(HeldLink, link)
-        if held.facts().hook is None:
-            return
+    def _swap_slot(
+        self, link: DispatchedLink, target: Target, program: HeldProgram, expected: ProgId
+    ) -> None:
+        """Look, then put: the kernel has no compare-and-swap for slots, and only we write to ours."""
+        if link.slot.program() != expected:
+            raise HookBusy(
+                f"the slot of {target} holds {self.identify(link.facts())} by now, not program id {expected}"
+            )
         try:
-            libbpf.link_detach(held.fd)
+            link.slot.put(program.fd)
         except OSError as error:
-            raise KernelRefused(f"the kernel does not detach the link: {error}") from None
+            raise errnos.swap_error(error, target, program.info.name) from None
+
+    def detach(self, link: Link) -> None:
+        cast(HeldLink, link).detach()
 
     def evict(self, hook: Hook, occupant: Occupant) -> None:
         assert isinstance(hook, XdpHook)
@@ -213,15 +251,7 @@ class LinuxKernel:
 
 
 def _attach_type(target: WantedTarget) -> AttachType | None:
-    match target:
-        case XdpTarget():
-            return attach_types.XDP
-        case CgroupTarget(attach_type=attach_type):
-            return attach_type
-        case CgroupPlace():
-            return None
-        case _:
-            assert_never(target)
+    return None if isinstance(target, CgroupPlace) else target.attach_type
 
 
 def _device(target: WantedTarget) -> int:

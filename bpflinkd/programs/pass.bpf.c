@@ -15,6 +15,11 @@ SEC("pass/xdp") int pass_xdp(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
+SEC("pass/kprobe") int pass_kprobe(void *ctx)
+{
+	return 0;
+}
+
 SEC("pass/cgroup_skb") int pass_skb(struct __sk_buff *skb)
 {
 	return ALLOW;

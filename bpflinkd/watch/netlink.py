@@ -1,32 +1,24 @@
-"""RTM_NEWLINK and RTM_DELLINK, read from a raw socket on the main loop and parsed by pyroute2.
-
-pyroute2's own sockets keep events in a queue of their asyncio loop, where a foreign loop's poll()
-does not see them; a raw socket with its parser loses none.
+"""RTM_NEWLINK and RTM_DELLINK, parsed by pyroute2.
 
 What this source does not see: rtnetlink is silent about bpf_links. Somebody's BPF_LINK_UPDATE or
 BPF_LINK_DETACH shows up only in the sweep.
 """
 
-import errno
 import logging
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from gi.repository import GLib
 from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_NEWLINK
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 
 from bpflinkd.core.events import InterfaceChanged, InterfaceGone, Tiding
 from bpflinkd.core.targets import IfIndex
+from bpflinkd.watch.raw import RawNetlink
 
 log = logging.getLogger(__name__)
 
 _RTMGRP_LINK: Final = 1
-_RECEIVE_BUFFER: Final = 4 << 20
-_DATAGRAM: Final = 64 << 10
-_BATCH: Final = 8
-"""Datagrams read before other work of the main loop gets its turn; parsing one takes about 1 ms."""
 
 
 class NetlinkWatch:
@@ -44,34 +36,16 @@ class NetlinkWatch:
         self._parse = MarshalRtnl()
         self.events = 0
         self.losses = 0
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
-        )
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-        self._socket.bind((0, _RTMGRP_LINK))
-        self._source = GLib.unix_fd_add_full(
-            GLib.PRIORITY_DEFAULT, self._socket.fileno(), GLib.IOCondition.IN, self._readable
+        self._socket = RawNetlink(
+            socket.NETLINK_ROUTE,
+            _RTMGRP_LINK,
+            self._handle,
+            lambda: self._look_at_everything("netlink messages were lost"),
         )
 
     def close(self) -> None:
         """Stop listening."""
-        GLib.source_remove(self._source)
         self._socket.close()
-
-    def _readable(self, _fd: int, _condition: GLib.IOCondition) -> bool:
-        for _ in range(_BATCH):
-            try:
-                data, (sender, _groups) = self._socket.recvfrom(_DATAGRAM)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                self._look_at_everything("netlink messages were lost")
-                break
-            if sender == 0:  # only the kernel; any process may send to a netlink port
-                self._handle(data)
-        return bool(GLib.SOURCE_CONTINUE)
 
     def _handle(self, data: bytes) -> None:
         try:

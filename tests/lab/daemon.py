@@ -14,7 +14,10 @@ from gi.repository import Gio, GLib
 if TYPE_CHECKING:
     from tests.lab.world import World
 
-BINARY = Path(sys.executable).with_name("bpflinkd")
+BINARY = Path(os.environ.get("BPFLINKD_PROGRAM") or Path(sys.executable).with_name("bpflinkd"))
+"""The daemon of this checkout, or one that is installed."""
+_SECONDS_TO_START = 100
+"""Under emulation a start takes ten seconds and more."""
 MANAGER = "org.bpflinkd1.Manager"
 ROOT = "/org/bpflinkd1"
 
@@ -58,7 +61,7 @@ class Daemon:
         """Start it, and wait until it owns its name."""
         with self.log.open("a") as log:
             self.process = subprocess.Popen(self.command(), stderr=log, text=True)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + _SECONDS_TO_START
         while ready and not self.owned():
             if self.process.poll() is not None:
                 raise RuntimeError(f"bpflinkd ended with {self.process.returncode}: {self.said()}")
@@ -204,7 +207,8 @@ def readable(properties: dict[str, Any]) -> dict[str, Any]:
     made = dict(properties)
     for key in {"Target", "target"} & set(made):
         kind, place, detail = made[key]
-        made[key] = {kind: place, "mode" if kind == "xdp" else "attach_type": detail}
+        names = {"xdp": "mode", "cgroup": "attach_type", "kprobe": "offset"}
+        made[key] = {kind: place, names.get(kind, "detail"): detail}
     for key in {"Program", "program"} & set(made):
         made[key] = dict(zip(("id", "name", "tag", "type"), made[key], strict=True))
     for key in {"Running", "by"} & set(made):
@@ -227,9 +231,9 @@ class Source:
         types = {"name": "s", "pin": "s", "id": "u", "builtin": "s"}
         wanted = {key: GLib.Variant(types[key], value) for key, value in self._words.items() if key in types}
         fds = []
-        if "object" in self._words:
-            self._fd = os.open(self._words["object"], os.O_RDONLY | os.O_CLOEXEC)
-            wanted["object"] = GLib.Variant("h", 0)
+        for kind in {"object", "source"} & set(self._words):
+            self._fd = os.open(self._words[kind], os.O_RDONLY | os.O_CLOEXEC)
+            wanted[kind] = GLib.Variant("h", 0)
             fds = [self._fd]
         if "fd" in self._words:
             wanted["fd"] = GLib.Variant("h", 0)

@@ -12,7 +12,7 @@ from bpflinkd.cli import arguments, main
 from bpflinkd.cli.arguments import SourceOptions
 from bpflinkd.dbus.client import CgroupTarget, OpenObject, Source, XdpTarget
 
-NOTHING = SourceOptions(None, None, None, None, None)
+NOTHING = SourceOptions(None, None, None, None, None, None)
 
 
 @pytest.mark.parametrize(

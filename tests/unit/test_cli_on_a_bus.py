@@ -48,6 +48,8 @@ LINK = {
     "KernelLinkId": ("u", 0),
     "Hook": ("(st)", ("cgroup_id", 2**63 + 5)),
     "Maps": ("as", ["counts"]),
+    "Cookie": ("t", 0),
+    "Missed": ("t", 0),
 }
 PATHS = {"bpffs": "/b", "state": "/s", "config": "/c", "runtime": "/r"}
 MANAGER = {
@@ -161,6 +163,8 @@ def test_the_document_of_a_link_is_the_same_from_list_and_show(bus: str) -> None
         "kernel_link_id": None,
         "hook": {"cgroup_id": 2**63 + 5},
         "maps": ["counts"],
+        "cookie": 0,
+        "missed": 0,
         "pins": "/b/edge",
     }
 
@@ -171,7 +175,11 @@ def test_the_document_of_a_link_is_the_same_from_list_and_show(bus: str) -> None
         pytest.param(
             ["show", "edge"], ["another program runs there", "loader (pid 123)", "bpf_link 4"], id="show"
         ),
-        pytest.param(["status"], ["9.9", "1 displaced", "NOT live", "no BTF", "/b"], id="status"),
+        pytest.param(
+            ["status"],
+            ["9.9", "1 displaced", "NOT live", "no BTF", "/b", "NO: no CONFIG_KPROBES"],
+            id="status",
+        ),
         pytest.param(["foreign"], ["xdp:eth9", "drop feed", "loader (pid 123)"], id="foreign"),
     ],
 )
@@ -389,6 +397,9 @@ class _Fake:
                 target = GLib.Variant("(sss)", ("xdp", "eth9", "auto"))
                 entry = {"target": target, **LINK["Running"][1]}  # type: ignore[dict-item]
                 invocation.return_value(GLib.Variant("(aa{sv})", ([entry],)))
+            case "Features", _:
+                found = [("xdp", True, ""), ("kprobe", False, "no CONFIG_KPROBES")]
+                invocation.return_value(GLib.Variant("(a(sbs))", (found,)))
             case "Replace", "sized":
                 fd = invocation.get_message().get_unix_fd_list().get(0)
                 invocation.return_value(GLib.Variant("(t)", (os.fstat(fd).st_size,)))

@@ -1,0 +1,177 @@
+"""The process that compiles C with bcc, loads one function of it, sends the fds, and ends.
+
+Run as `python compiler.py FD MEMORY SECONDS`: FD is its end of a SOCK_SEQPACKET pair, MEMORY bytes of
+address space and SECONDS of processor time are its limits. Clang and LLVM live here and never in the daemon.
+
+The daemon runs this file as a text of its own (`kernel.compile` says why), so it imports nothing of
+bpflinkd: only the standard library, and Debian's bcc.
+
+It takes one message: JSON `{"function": str | null, "type": int, "attach_type": int}`, with an fd of the
+source. It answers one: JSON `{"kind": str, "log": [start, end], ...}`, where `log` is the part of what was
+written to fd 2, by offset, that belongs to the answer. The kinds:
+
+    loaded       `function`: its name, `maps`: names; the program's fd comes along, then one for each map
+    no-function  `functions`: what the source has
+    compile      clang refused the source
+    maps         it compiled, and a map could not be created
+    headers      bcc found no kernel headers
+    verifier     the verifier refused `function`
+    load         the kernel refused `function` for another reason; `errno` says which
+    memory       Python ran out of it; LLVM would abort instead
+    internal     `text`: anything else
+"""
+
+import ctypes
+import importlib
+import json
+import os
+import re
+import resource
+import socket
+import sys
+from typing import Any, Final
+
+_DIST_PACKAGES: Final = "/usr/lib/python3/dist-packages"
+"""Where Debian's python3-bpfcc is; PyPI has another thing of the name bcc."""
+_MOST_MAPS: Final = 252
+"""Fds in one message, less the program's: SCM_MAX_FD is 253."""
+_MESSAGE: Final = 65536
+_DEBUG_BPF: Final = 2
+"""bcc: ask for the verifier's log, whatever becomes of the program."""
+_NO_HEADERS: Final = re.compile(r"Unable to find kernel headers|chdir\(/lib/modules/")
+_NO_MAP: Final = re.compile(r"could not open bpf map|failed to pin map")
+
+
+class _CannotLoad(Exception):
+    """The answer is decided; `args[0]` is it."""
+
+
+def limit(memory: int, seconds: int) -> None:
+    """Give up what a compiler has no use for. The hard limits cannot be raised again."""
+    kept = {
+        resource.RLIMIT_AS: memory,
+        # Only fd 2 is a file that it may write to; the daemon has fixed the size of that.
+        resource.RLIMIT_FSIZE: 1 << 18,
+        resource.RLIMIT_CORE: 0,
+        # It starts neither processes nor threads, so killing it kills all of it.
+        resource.RLIMIT_NPROC: 0,
+        resource.RLIMIT_NOFILE: 1024,
+    }
+    for which, most in kept.items():
+        resource.setrlimit(which, (most, most))
+    # At the soft limit comes SIGXCPU, which says what it is; at the hard one SIGKILL, which does not.
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+
+
+def answer(request: dict[str, Any], source: bytes) -> tuple[dict[str, Any], list[int]]:
+    """Do what is asked. Returns the answer, and the fds that go with it."""
+    if _DIST_PACKAGES not in sys.path:
+        sys.path.append(_DIST_PACKAGES)
+    bcc: Any = importlib.import_module("bcc")
+
+    class Module(bcc.BPF):  # type: ignore[misc]
+        def _trace_autoload(self) -> None:
+            """bcc would attach functions called kprobe__* and the like here. The daemon attaches."""
+
+    try:
+        module = _compile(Module, source)
+        name = _choose(bcc.lib, module, request["function"])
+        maps = _maps(bcc.lib, module)
+        program = _load(module, name, request)
+    except _CannotLoad as refusal:
+        return refusal.args[0], []
+    return {"kind": "loaded", "function": name, "maps": list(maps), "log": [0, 0]}, [program, *maps.values()]
+
+
+def _compile(module_class: Any, source: bytes) -> Any:
+    start = _said()
+    try:
+        return module_class(text=source)
+    except MemoryError:
+        raise
+    except Exception:  # bcc raises nothing narrower  # noqa: BLE001, RUF100
+        log = [start, _said()]
+        text = os.pread(2, log[1] - start, start).decode(errors="replace")
+        kind = "maps" if _NO_MAP.search(text) else "compile"
+        if " error: " not in text and _NO_HEADERS.search(text):
+            kind = "headers"
+        raise _CannotLoad({"kind": kind, "log": log}) from None
+
+
+def _choose(lib: Any, module: Any, wanted: str | None) -> str:
+    count = lib.bpf_num_functions(module.module)
+    found = [lib.bpf_function_name(module.module, i).decode(errors="replace") for i in range(count)]
+    if wanted is None and len(found) == 1:
+        return str(found[0])
+    if wanted not in found:
+        raise _CannotLoad({"kind": "no-function", "functions": found[:100], "log": [0, 0]})
+    return str(wanted)
+
+
+def _maps(lib: Any, module: Any) -> dict[str, int]:
+    # Not declared in bcc/libbcc.py: without types ctypes would cut the module's address to 32 bits.
+    lib.bpf_num_tables.restype = ctypes.c_size_t
+    lib.bpf_num_tables.argtypes = [ctypes.c_void_p]
+    lib.bpf_table_name.restype = ctypes.c_char_p
+    lib.bpf_table_name.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    lib.bpf_table_fd_id.restype = ctypes.c_int
+    lib.bpf_table_fd_id.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    found = {}
+    for i in range(lib.bpf_num_tables(module.module)):
+        name = lib.bpf_table_name(module.module, i).decode(errors="replace")
+        found[name] = lib.bpf_table_fd_id(module.module, i)
+    if len(found) > _MOST_MAPS:
+        text = f"the source has {len(found)} maps; at most {_MOST_MAPS} are accepted"
+        raise _CannotLoad({"kind": "internal", "text": text, "log": [0, 0]})
+    return found
+
+
+def _load(module: Any, name: str, request: dict[str, Any]) -> int:
+    """The program's fd. Without a log at the first try, ask for one: some refusals come with none."""
+    code = 0
+    start = _said()
+    for debug in (0, _DEBUG_BPF):
+        module.debug = debug
+        ctypes.set_errno(0)
+        try:
+            loaded = module.load_func(name.encode(), request["type"], attach_type=request["attach_type"])
+            return int(loaded.fd)
+        except MemoryError:
+            raise
+        except Exception:  # bcc raises nothing narrower  # noqa: BLE001, RUF100
+            code = code or ctypes.get_errno()
+        if "processed " in os.pread(2, _said() - start, start).decode(errors="replace"):
+            raise _CannotLoad({"kind": "verifier", "function": name, "log": [start, _said()]})
+    raise _CannotLoad({"kind": "load", "function": name, "errno": code, "log": [start, _said()]})
+
+
+def _said() -> int:
+    """How far fd 2 has been written. Clang and libbcc write there from C++, some of it through stdout."""
+    ctypes.CDLL(None).fflush(None)
+    return os.lseek(2, 0, os.SEEK_CUR)
+
+
+def main(arguments: list[str]) -> None:
+    """Serve one request and end."""
+    channel_fd, memory, seconds = (int(word) for word in arguments)
+    limit(memory, seconds)
+    with socket.socket(fileno=channel_fd) as channel:
+        message, fds, _, _ = socket.recv_fds(channel, _MESSAGE, 1)
+        if not message:
+            return
+        fds_to_send: list[int] = []
+        try:
+            source = os.pread(fds[0], os.fstat(fds[0]).st_size, 0)
+            said, fds_to_send = answer(json.loads(message), source)
+        except MemoryError:
+            said = {"kind": "memory", "log": [0, 0]}
+        except Exception as error:  # the daemon is told whatever it is  # noqa: BLE001, RUF100
+            text = f"{type(error).__name__}: {error}"[:1000]
+            said = {"kind": "internal", "text": text, "log": [0, 0]}
+        socket.send_fds(channel, [json.dumps(said).encode()], fds_to_send)
+        # Not sys.exit: bcc's exit handler and LLVM's destructors have nothing to do for us.
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,69 @@
+"""A kprobe's bpf_link that we hold, with the slot behind it."""
+
+import os
+
+from bpflinkd.core.model import NO_PROGRAM, LinkFacts
+from bpflinkd.core.targets import KprobeHook, KprobeMultiHook
+from bpflinkd.kernel import dispatcher, info, libbpf, symbols
+from bpflinkd.kernel.dispatcher import MissCounter, Slot
+from bpflinkd.kernel.link import HeldLink
+
+
+class DispatchedLink(HeldLink):
+    """Implements `core.ports.Link` for perf_event and kprobe_multi links of our dispatcher.
+
+    What runs is what the slot holds; the link's own program is the dispatcher for ever.
+    """
+
+    INFO_SIZE = 16
+    """What follows in `struct bpf_link_info` goes both ways: the kernel would refuse its own answer."""
+
+    def __init__(self, fd: int, slot: Slot, missed: MissCounter, hook: KprobeHook | KprobeMultiHook) -> None:
+        self.slot = slot
+        self._counter = missed
+        self._hook = hook
+        self._runs_good = NO_PROGRAM
+        super().__init__(fd)
+
+    @property
+    def missed(self) -> MissCounter:
+        return self._counter
+
+    def facts(self) -> LinkFacts:
+        told = super().facts()
+        return LinkFacts(id=told.id, prog_id=self.slot.program(), hook=self._hook if self._there() else None)
+
+    def mark_good(self) -> None:
+        super().mark_good()
+        self._runs_good = self.slot.program()
+
+    def unchanged(self) -> bool:
+        return super().unchanged() and self.slot.program() == self._runs_good and self._there()
+
+    def _there(self) -> bool:
+        """Whether the function that we probe is still loaded; a module takes its probes along."""
+        hook = self._hook
+        return isinstance(hook, KprobeMultiHook) or (
+            not hook.module or symbols.load_of(hook.module) == hook.load
+        )
+
+    def detach(self) -> None:
+        """Nothing runs any more; the kernel cannot detach such a link, it ends with its last reference."""
+        self.slot.empty()
+
+    def close(self) -> None:
+        super().close()
+        self.slot.close()
+
+
+def reopened(fd: int) -> HeldLink:
+    """A link of ours from its pin's fd, whichever kind it is. OSError: it is none of ours."""
+    try:
+        told = info.link_info(fd)
+        if told.type not in (libbpf.BPF_LINK_TYPE_PERF_EVENT, libbpf.BPF_LINK_TYPE_KPROBE_MULTI):
+            return HeldLink(fd)
+        slot, missed, hook = dispatcher.opened(told.prog_id)
+    except OSError:
+        os.close(fd)
+        raise
+    return DispatchedLink(fd, slot, missed, hook)

@@ -1,0 +1,387 @@
+"""What of compiling C needs neither bcc nor headers: reading the source, the helper, the sentences."""
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bpflinkd.core import attach_types
+from bpflinkd.core.errors import BadProgram, BpflinkdError, Internal, NotSupported, VerifierRejected
+from bpflinkd.kernel import compile as compiling
+from bpflinkd.kernel.compile import Limits
+
+SOURCE = b"int f(struct xdp_md *ctx) { return XDP_PASS; }\n"
+
+# A helper of a test's own: it listens as the real one does, then misbehaves.
+PROLOGUE = """
+import ctypes, json, os, resource, signal, socket, sys, time
+channel = socket.socket(fileno=int(sys.argv[1]))
+message, fds, _, _ = socket.recv_fds(channel, 65536, 1)
+request = json.loads(message)
+def answer(said, fds=()):
+    socket.send_fds(channel, [said if isinstance(said, bytes) else json.dumps(said).encode()], list(fds))
+    time.sleep(60)
+"""
+
+
+def run(script: str, function: str | None = None, *, seconds: float = 20.0, prologue: str = PROLOGUE) -> None:
+    """Run a helper that must not succeed, as who we are."""
+    compiling.run_helper(
+        (prologue + script).encode(),
+        SOURCE,
+        function,
+        attach_types.XDP,
+        limits=Limits(seconds=seconds, memory=1 << 28),
+        launcher=(),
+    ).close()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """No fd stays open, and no child remains, dead or alive."""
+    before = os.listdir("/proc/self/fd")
+    yield
+    assert os.listdir("/proc/self/fd") == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_source_is_read_whole_wherever_the_offset_is() -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(SOURCE)
+        file.flush()
+        assert compiling.read_source(file.fileno()) == SOURCE
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        pytest.param(b"", "is empty", id="empty"),
+        pytest.param(b"int x;\0", "NUL byte", id="a NUL byte"),
+        pytest.param(b"\x7fELF\2\1\1\0\0", "is an ELF object", id="an object in its place"),
+        pytest.param(b" " * (compiling.MAX_SOURCE + 1), "at most 1048576", id="too long by one"),
+    ],
+)
+def test_bad_contents_are_refused(content: bytes, sentence: str) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        with pytest.raises(BadProgram, match=sentence):
+            compiling.read_source(file.fileno())
+
+
+def test_a_source_of_the_greatest_length_is_taken() -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(b" " * compiling.MAX_SOURCE)
+        file.flush()
+        assert len(compiling.read_source(file.fileno())) == compiling.MAX_SOURCE
+
+
+def test_a_gigabyte_is_refused_unread() -> None:
+    with tempfile.TemporaryFile() as file:
+        file.truncate(1 << 30)
+        with pytest.raises(BadProgram, match="1073741824 bytes"):
+            compiling.read_source(file.fileno())
+
+
+@pytest.mark.parametrize("kind", ["/dev/zero", "directory", "fifo"])
+def test_what_is_no_regular_file_is_refused(kind: str, tmp_path: Path) -> None:
+    path = tmp_path if kind == "directory" else tmp_path / "fifo" if kind == "fifo" else Path(kind)
+    if kind == "fifo":
+        os.mkfifo(path)
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with pytest.raises(BadProgram, match="not a regular file"):
+            compiling.read_source(fd)
+    finally:
+        os.close(fd)
+
+
+def test_a_file_open_for_writing_only_is_refused(tmp_path: Path) -> None:
+    fd = os.open(tmp_path / "source.c", os.O_WRONLY | os.O_CREAT)
+    try:
+        os.write(fd, SOURCE)
+        with pytest.raises(BadProgram, match="cannot be read"):
+            compiling.read_source(fd)
+    finally:
+        os.close(fd)
+
+
+FIRST_ERROR = "1 error at source.c:2:10: use of undeclared identifier 'XDP_PAS'"
+CLANG = """/virtual/main.c:2:10: error: use of undeclared identifier 'XDP_PAS'
+  return XDP_PAS;
+1 error generated.
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "sentence"),
+    [
+        pytest.param("os.abort()", BadProgram, "crashed on this source .SIGABRT.", id="aborts"),
+        pytest.param(
+            "os.kill(os.getpid(), signal.SIGSEGV)",
+            BadProgram,
+            "crashed on this source .SIGSEGV.",
+            id="crashes",
+        ),
+        pytest.param(
+            "os.kill(os.getpid(), signal.SIGKILL)", BadProgram, "want of memory", id="is killed from outside"
+        ),
+        pytest.param(
+            "resource.setrlimit(resource.RLIMIT_CPU, (1, 6))\nwhile True: pass",
+            BadProgram,
+            "processor time",
+            id="uses up its processor time",
+        ),
+        pytest.param(
+            "resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)\n"
+            "if not ctypes.CDLL(None).malloc(ctypes.c_size_t(1 << 40)):\n"
+            "  os.write(2, b'LLVM ERROR: out of memory')\nos.abort()",
+            BadProgram,
+            "more than 256 MiB of memory",
+            id="eats memory, as LLVM says it",
+        ),
+        pytest.param(
+            "resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)\n"
+            "try:\n  bytearray(1 << 30)\nexcept MemoryError:\n  answer({'kind': 'memory', 'log': [0, 0]})",
+            BadProgram,
+            "more than 256 MiB of memory",
+            id="eats memory, as Python says it",
+        ),
+        pytest.param("sys.exit('no way')", Internal, "status 1 .*: no way", id="gives up"),
+        pytest.param("sys.exit(0)", Internal, "status 0 .*: it said nothing", id="ends without a word"),
+        pytest.param("answer(b'{')", Internal, "no answer", id="half an object"),
+        pytest.param("answer(b'\\xff\\xfe')", Internal, "no answer", id="no text"),
+        pytest.param("answer(b'[' * 60000)", Internal, "no answer", id="deeper than the parser goes"),
+        pytest.param("answer([1])", Internal, "no answer", id="a list"),
+        pytest.param("answer({'kind': 'compile'})", Internal, "no answer", id="no log"),
+        pytest.param("answer(b'x' * 70000)", Internal, "more than fits", id="too long"),
+        pytest.param("answer({'kind': 'new', 'log': [0, 0]})", Internal, "failed", id="an unknown kind"),
+        pytest.param(
+            "answer({'kind': 'loaded', 'function': 'f', 'maps': [], 'log': [0, 0]})",
+            Internal,
+            "do not fit",
+            id="no program",
+        ),
+        pytest.param(
+            "answer({'kind': 'loaded', 'function': 'f', 'maps': [], 'log': [0, 0]}, os.pipe()[:1])",
+            Internal,
+            "not a BPF program but pipe",
+            id="a pipe for a program",
+        ),
+        pytest.param(
+            "answer({'kind': 'loaded', 'function': 'f', 'maps': ['m'], 'log': [0, 0]}, [1, 2, 0])",
+            Internal,
+            "do not fit",
+            id="more fds than names",
+        ),
+        pytest.param(
+            "answer({'kind': 'loaded', 'function': 'f', 'maps': ['../m'], 'log': [0, 0]}, [0, 0])",
+            Internal,
+            "do not fit",
+            id="a map name that leads elsewhere",
+        ),
+        pytest.param(
+            "answer({'kind': 'loaded', 'function': 'f', 'maps': ['m', 'm'], 'log': [0, 0]}, [0, 0, 0])",
+            Internal,
+            "do not fit",
+            id="two maps of one name",
+        ),
+        pytest.param(
+            "answer({'kind': 'loaded', 'function': 7, 'maps': 8, 'log': [0, 0]}, [0])",
+            Internal,
+            "do not fit",
+            id="numbers for names",
+        ),
+        pytest.param(
+            "answer({'kind': 'compile', 'log': [0, 0]}, [0] * 253)",
+            BadProgram,
+            "bcc gave no reason",
+            id="fds that nobody asked for",
+        ),
+        pytest.param(
+            f"os.write(2, {CLANG!r}.encode()); answer({{'kind': 'compile', 'log': [0, os.lseek(2, 0, 1)]}})",
+            BadProgram,
+            re.escape(FIRST_ERROR),
+            id="clang's error",
+        ),
+        pytest.param(
+            "answer({'kind': 'no-function', 'functions': ['a', 'b'], 'log': [0, 0]})",
+            BadProgram,
+            "holds 2 functions; .*: a, b",
+            id="several functions",
+        ),
+        pytest.param(
+            "answer({'kind': 'no-function', 'functions': [], 'log': [0, 0]})",
+            BadProgram,
+            "no function that is not static",
+            id="no function",
+        ),
+        pytest.param(
+            "os.write(1, b'0: (95) exit\\nR0 !read_ok\\nprocessed 1 insns\\n')\n"
+            "answer({'kind': 'verifier', 'function': 'f', 'log': [0, os.lseek(2, 0, 1)]})",
+            VerifierRejected,
+            "refused program 'f': R0 !read_ok; its log follows",
+            id="the verifier's refusal",
+        ),
+        pytest.param(
+            "answer({'kind': 'load', 'function': 'f', 'errno': 7, 'log': [0, 0]})",
+            BadProgram,
+            "Argument list too long",
+            id="the kernel's refusal",
+        ),
+        pytest.param(
+            "answer({'kind': 'load', 'function': 'f', 'errno': 1, 'log': [0, 0]})",
+            NotSupported,
+            "CAP_BPF",
+            id="no capability",
+        ),
+        pytest.param(
+            "answer({'kind': 'headers', 'log': [0, 0]})", NotSupported, "linux-headers-", id="no headers"
+        ),
+    ],
+)
+def test_a_helper_that_fails_is_a_sentence(script: str, error: type[BpflinkdError], sentence: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(error, match=sentence):
+        run(script)
+    assert time.monotonic() - started < 15
+
+
+def test_a_helper_that_hangs_is_killed_with_its_children() -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        script = f"""
+if not os.fork():
+    open({file.name!r}, "w").write(str(os.getpid()))
+    time.sleep(60)
+time.sleep(60)
+"""
+        with pytest.raises(BadProgram, match="still being compiled after 1 s"):
+            run(script, seconds=1.0)
+        child = int(Path(file.name).read_text(encoding="ascii"))
+        deadline = time.monotonic() + 10
+        while _runs(child):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def _runs(pid: int) -> bool:
+    """Whether it is alive. Who reaps our grandchildren is not us."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in "ZX"
+
+
+def test_a_helper_that_closes_its_end_unheard_is_a_sentence() -> None:
+    with pytest.raises(Internal, match="status 3"):
+        run("import os, sys; os.close(int(sys.argv[1])); sys.exit(3)", prologue="")
+
+
+def test_a_helper_that_closes_its_end_and_stays_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "_GRACE", 0.2)
+    with pytest.raises(BadProgram, match="SIGKILL"):
+        run("import os, sys, time; os.close(int(sys.argv[1])); time.sleep(60)", prologue="")
+
+
+def test_a_helper_that_cannot_be_started_is_a_sentence() -> None:
+    with pytest.raises(Internal, match="cannot be started: /nonexistent/setpriv: No such file"):
+        compiling.run_helper(b"", SOURCE, None, attach_types.XDP, launcher=("/nonexistent/setpriv",))
+
+
+def test_the_helper_gets_the_request_and_a_source_that_nobody_can_change() -> None:
+    digest = hashlib.sha256(SOURCE).hexdigest()
+    script = """
+import hashlib
+data = os.pread(fds[0], 1 << 20, 0)
+try:
+    os.pwrite(fds[0], b"x", 0)
+    changed = True
+except OSError:
+    changed = False
+told = [request, hashlib.sha256(data).hexdigest(), changed, sorted(os.environ), os.getcwd(), sys.argv[2:]]
+told.append(os.getsid(0) == os.getpid())
+answer({"kind": "internal", "text": json.dumps(told), "log": [0, 0]})
+"""
+    with pytest.raises(Internal) as caught:
+        run(script, "f")
+    told = json.loads(str(caught.value).removeprefix("the compiler process failed: "))
+    assert told == [
+        {"function": "f", "type": 6, "attach_type": 37},
+        digest,
+        False,
+        ["HOME", "LC_ALL", "PATH"],
+        "/",
+        [str(1 << 28), "20"],
+        True,
+    ]
+
+
+def test_the_helper_holds_no_fd_of_ours_but_its_own() -> None:
+    read, write = os.pipe()
+    try:
+        os.set_inheritable(read, True)
+        with pytest.raises(Internal) as caught:
+            run("answer({'kind': 'internal', 'text': ' '.join(os.listdir('/proc/self/fd')), 'log': [0, 0]})")
+    finally:
+        os.close(read)
+        os.close(write)
+    # 0, 1, 2, its text, its socket, the source, and the directory being listed.
+    assert len(str(caught.value).partition(": ")[2].split()) == 7
+
+
+def test_what_is_written_beyond_the_log_is_lost_and_the_rest_is_kept() -> None:
+    script = """
+try:
+    while True:
+        os.write(2, b"x" * 65536)
+except PermissionError:
+    answer({"kind": "compile", "log": [0, 1 << 40]})
+"""
+    with pytest.raises(BadProgram) as caught:
+        run(script)
+    assert len(caught.value.log) == compiling.MAX_LOG
+
+
+def test_a_log_moves_no_cursor_and_names_the_source() -> None:
+    script = """
+os.write(2, b"\\x1b[31m/virtual/main.c:1:2: error: a \\xff b\\n")
+answer({"kind": "compile", "log": [0, 100]})
+"""
+    with pytest.raises(BadProgram) as caught:
+        run(script)
+    assert caught.value.log == "\ufffd[31msource.c:1:2: error: a \ufffd b"
+
+
+@pytest.mark.parametrize("function", ["", "a b", "f;", "9f", "x" * 129, "\u00e9", "f\n"])
+def test_what_is_no_name_of_a_function_is_refused_before_anything_starts(function: str) -> None:
+    with pytest.raises(BadProgram, match="not the name of a C function"):
+        compiling.run_helper(b"", SOURCE, function, attach_types.XDP, launcher=("/nonexistent",))
+
+
+def test_without_bcc_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "_DIST_PACKAGES", "/nonexistent")
+    with pytest.raises(NotSupported, match="install the package python3-bpfcc"):
+        compiling.compile_source(SOURCE, None, attach_types.XDP)
+
+
+def test_without_headers_nothing_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "bcc").mkdir()
+    (tmp_path / "bcc" / "__init__.py").touch()
+    monkeypatch.setattr(compiling, "_DIST_PACKAGES", str(tmp_path))
+    monkeypatch.setattr("platform.release", lambda: "0.0.1-none")
+    with pytest.raises(NotSupported, match=r"install the package linux-headers-0\.0\.1-none"):
+        compiling.compile_source(SOURCE, None, attach_types.XDP)
+
+
+def test_the_helper_is_the_module_of_our_package() -> None:
+    text = (Path(compiling.__file__).parents[1] / "compiler.py").read_bytes()
+    assert compiling._script() == text
+    assert re.search(rb"^(from|import) bpflinkd", text, re.MULTILINE) is None
