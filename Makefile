@@ -7,19 +7,21 @@ DESTDIR ?=
 
 # What Debian has and PyPI has not, or has under other names; clang compiles our BPF C.
 PACKAGES := python3-venv python3-gi python3-pydbus python3-systemd gir1.2-json-1.0 libbpf1 \
-	linux-libc-dev clang dbus iproute2 bpftool xdp-tools util-linux bsdutils systemd
+	python3-bpfcc libbpf-dev linux-libc-dev clang dbus iproute2 bpftool xdp-tools util-linux bsdutils systemd
+# What boots other kernels: virtme-ng itself comes from PyPI.
+GUEST_PACKAGES := qemu-system-x86 udev kmod file
 STAMP := .venv/built
 
 .DEFAULT_GOAL := help
-.PHONY: help build packages demo test check unit kernel bench install uninstall clean format
+.PHONY: help build packages guest-packages integration demo test check unit kernel bench install uninstall clean format
 
 help: ## Show what can be made.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 build: $(STAMP) ## Install what is missing; leaves .venv/bin/bpflinkd and .venv/bin/bpflinkctl.
 
-packages:
-	@missing=$$(for package in $(PACKAGES); do \
+packages guest-packages:
+	@missing=$$(for package in $(if $(filter guest-%,$@),$(GUEST_PACKAGES),$(PACKAGES)); do \
 		dpkg-query -W -f '$${db:Status-Abbrev}' $$package 2>/dev/null | grep -q '^ii' || echo $$package; \
 	done); \
 	if [ -n "$$missing" ]; then \
@@ -36,7 +38,7 @@ $(STAMP): pyproject.toml hatch_build.py $(wildcard bpflinkd/programs/*.bpf.c) | 
 demo: build ## Show the main job for real, beside whatever runs here, leaving nothing behind.
 	$(BIN)/python -m integration.demo
 
-test: check kernel ## Everything that proves it: checks, unit tests, tests on this machine's kernel.
+test: check kernel integration ## Everything that proves it: checks, unit tests, kernel tests here and in guests.
 
 check: build unit ## Format, lint, types, import contracts, unit tests.
 
@@ -45,6 +47,9 @@ unit: build
 
 kernel: build
 	$(BIN)/python -m pytest -q tests/kernel
+
+integration: build guest-packages ## Every promise for every kind of link, here and on other kernels in guests; a table.
+	$(BIN)/python -m integration $(KERNELS)
 
 format: build ## Bring the code into its form.
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .

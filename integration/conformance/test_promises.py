@@ -1,0 +1,155 @@
+"""What holds for every kind of link on every kernel. One test, one column of the table."""
+
+import signal
+
+import pytest
+from gi.repository import GLib
+
+from integration.conformance.kinds import Kind, compiled, loaded
+from tests.lab import Daemon
+from tests.lab.daemon import Refused, elf, pinned
+from tests.lab.maps import Counters
+from tests.lab.world import run, until
+
+NAME = "it"
+SWAPS = 30
+
+
+def attach_counting(daemon: Daemon, kind: Kind) -> Counters:
+    """Attach a counting program from an object file; returns its counter."""
+    daemon.attach(NAME, kind.target(), elf(compiled(kind.program)))
+    return hits_of(daemon)
+
+
+def hits_of(daemon: Daemon) -> Counters:
+    """The counter of the program that runs now."""
+    return Counters(daemon.pins / NAME / "maps" / "hits")
+
+
+def kernel_objects() -> dict[str, int]:
+    """How many links, programs and maps there are on the host."""
+    return {what: run("bpftool", "--json", what, "show").count('"id":') for what in ("link", "prog", "map")}
+
+
+def test_attach(daemon: Daemon, kind: Kind) -> None:
+    hits = attach_counting(daemon, kind)
+    link = daemon.link(NAME)
+    assert (link["State"], link["Generation"]) == ("active", 1)
+    shown = run("bpftool", "link", "show", "id", str(link["KernelLinkId"]))
+    assert kind.link_type in shown
+    with kind.under_load() as load:
+        pass
+    assert load.events > 0
+    assert hits[0] == load.events
+
+
+def test_swap_under_load(daemon: Daemon, kind: Kind) -> None:
+    programs = [loaded(daemon.world, kind.program, number) for number in (1, 2)]
+    before = [each.hits[0] for each in programs]
+    daemon.attach(NAME, kind.target(), pinned(programs[0].pin))
+    with kind.under_load() as load:
+        for swap in range(1, SWAPS + 1):
+            assert daemon.replace(NAME, pinned(programs[swap % 2].pin)) == swap + 1
+    counted = [each.hits[0] - earlier for each, earlier in zip(programs, before, strict=True)]
+    assert sum(counted) == load.events
+    assert min(counted) > 0
+    assert daemon.link(NAME)["Missed"] == 0
+
+
+def test_expect_mismatch(daemon: Daemon, kind: Kind) -> None:
+    hits = attach_counting(daemon, kind)
+    before, objects = daemon.link(NAME), kernel_objects()
+    with pytest.raises(Refused) as refusal:
+        daemon.replace(NAME, elf(compiled(kind.program)), expect=7)
+    assert refusal.value.name == "StaleGeneration"
+    assert (daemon.link(NAME), kernel_objects()) == (before, objects)
+    with kind.under_load() as load:
+        pass
+    assert hits[0] == load.events
+
+
+def test_wrong_type(daemon: Daemon, kind: Kind) -> None:
+    hits = attach_counting(daemon, kind)
+    before, objects = daemon.link(NAME), kernel_objects()
+    with pytest.raises(Refused) as refusal:
+        daemon.replace(NAME, elf(compiled("bind")))
+    assert refusal.value.name == "WrongProgramType"
+    with pytest.raises(Refused) as refusal:
+        daemon.replace(NAME, pinned(loaded(daemon.world, "bind", 1).pin))
+    assert refusal.value.name == "WrongProgramType"
+    assert daemon.link(NAME) == before
+    assert kernel_objects()["link"] == objects["link"]
+    with kind.under_load() as load:
+        pass
+    assert hits[0] == load.events
+
+
+def test_kill_9_and_restart(daemon: Daemon, kind: Kind) -> None:
+    hits = attach_counting(daemon, kind)
+    before = daemon.link(NAME)
+    with kind.under_load() as load:
+        daemon.restart(signal.SIGKILL)
+        assert daemon.link(NAME)["KernelLinkId"] == before["KernelLinkId"]
+    assert hits[0] == load.events
+    after = daemon.link(NAME)
+    assert (after["State"], after["Generation"], after["Missed"]) == ("active", 1, 0)
+    assert daemon.replace(NAME, elf(compiled(kind.program))) == 2
+    new = hits_of(daemon)
+    with kind.under_load() as load:
+        pass
+    assert (hits[0] + new[0], new[0]) == (hits[0] + load.events, load.events)
+
+
+def test_pin_removed(daemon: Daemon, kind: Kind) -> None:
+    hits = attach_counting(daemon, kind)
+    with kind.under_load() as load:
+        (daemon.pins / NAME / "program").unlink()
+        daemon.restart(signal.SIGKILL)
+    assert hits[0] == load.events
+    link = daemon.link(NAME)
+    assert (link["State"], link["Missed"]) == ("active", 0)
+    assert (daemon.pins / NAME / "program").exists()
+
+
+def test_target_removed_and_back(daemon: Daemon, kind: Kind) -> None:
+    target = kind.passing()
+    daemon.attach(NAME, target, elf(compiled(kind.program)), wait=GLib.Variant("b", True))
+    assert daemon.state(NAME) == "waiting"
+    for _ in range(2):
+        place = kind.appear()
+        until(lambda: daemon.state(NAME) == "active", "attached to what appeared", seconds=60)
+        hits = hits_of(daemon)
+        before = hits[0]
+        with kind.under_load(place) as load:
+            pass
+        assert hits[0] - before >= load.events > 0
+        if kind.feature == "kprobe-multi":
+            # The kernel keeps a module loaded while such a link is on it.
+            with pytest.raises(RuntimeError, match="in use"):
+                kind.vanish()
+            break
+        kind.vanish()
+        until(lambda: daemon.state(NAME) == "waiting", "gone with its target", seconds=60)
+
+
+def test_detach_leaves_nothing(daemon: Daemon, kind: Kind) -> None:
+    # Whatever is made once and kept, such as the slot that programs are tried on, is there now.
+    attach_counting(daemon, kind)
+    daemon.detach(NAME)
+    before = kernel_objects()
+    hits = attach_counting(daemon, kind)
+    daemon.replace(NAME, elf(compiled(kind.program)))
+    daemon.detach(NAME)
+    assert list(daemon.pins.iterdir()) == []
+    assert daemon.links() == {}
+    hits_before = hits[0]
+    with kind.under_load() as load:
+        pass
+    assert load.events > 0
+    assert hits[0] == hits_before
+    hits.close()
+
+    def same() -> bool:
+        return kernel_objects() == before
+
+    until(same, "every link, program and map of it is gone", seconds=20)
