@@ -1,4 +1,4 @@
-"""`python -m bench [NAME...]`: run all benchmarks, or those named."""
+"""`python -m bench [NAME...]`: run all benchmarks that any kernel can, or those named."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
-from bench import packets, reads, replace, thousand
+from bench import kprobe, packets, reads, replace, thousand
 from bench.setting import Setting
 from bench.table import Row, show
 
@@ -23,13 +23,20 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "sweep": thousand.sweep,
     "list": thousand.command_line,
 }
+KPROBE_BENCHMARKS: Mapping[str, Benchmark] = {
+    "kprobe-hits": kprobe.hits,
+    "kprobe-swaps": kprobe.swaps,
+    "kprobe-count": kprobe.counted_once,
+}
+"""Named only: they need a kernel with kprobes."""
 
 
 def main(names: list[str]) -> int:
     """Exit code: 0 measured, whatever the verdicts; 1 a benchmark broke; 2 usage."""
-    unknown = [name for name in names if name not in BENCHMARKS]
+    known = {**BENCHMARKS, **KPROBE_BENCHMARKS}
+    unknown = [name for name in names if name not in known]
     if unknown:
-        print(f"no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}", file=sys.stderr)
+        print(f"no benchmark {', '.join(unknown)}; there are: {', '.join(known)}", file=sys.stderr)
         return 2
     # The processes that we start are to run as installed ones do: with byte code and buffers.
     for setting_of_shell in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"):
@@ -40,7 +47,7 @@ def main(names: list[str]) -> int:
         for name in names or BENCHMARKS:
             print(f"{name} ...", file=sys.stderr, flush=True)
             try:
-                rows.extend(BENCHMARKS[name](setting))
+                rows.extend(known[name](setting))
             except Exception:
                 traceback.print_exc()
                 broken = True

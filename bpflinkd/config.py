@@ -8,6 +8,8 @@ from typing import Any, Final
 FILE_NAME: Final = "bpflinkd.toml"
 SHORTEST_SWEEP: Final = 0.01
 LONGEST_SWEEP: Final = 3600.0
+SHORTEST_COMPILE: Final = 1.0
+LONGEST_COMPILE: Final = 3600.0
 
 
 class ConfigError(Exception):
@@ -28,6 +30,8 @@ class Config:
     """Log to standard error even where the journal could be reached."""
     sweep_interval: float = 5.0
     """Seconds between two sweeps."""
+    compile_timeout: float = 60.0
+    """Seconds that compiling one C source may take."""
 
 
 _SETTINGS: Final = {
@@ -36,6 +40,7 @@ _SETTINGS: Final = {
     "bpffs": "path",
     "runtime-dir": "path",
     "sweep-interval": "number",
+    "compile-timeout": "number",
 }
 
 
@@ -45,12 +50,14 @@ def load(config_dir: Path, given: dict[str, Any]) -> Config:
     merged = {**read, **{key: value for key, value in given.items() if value is not None}}
     known = {field.name for field in fields(Config)}
     config = replace(Config(config_dir=config_dir), **{k: v for k, v in merged.items() if k in known})
-    if not SHORTEST_SWEEP <= config.sweep_interval <= LONGEST_SWEEP:
-        raise ConfigError(
-            f"the sweep interval must be between {SHORTEST_SWEEP} and {LONGEST_SWEEP:.0f} seconds, "
-            f"not {config.sweep_interval}"
-        )
+    _check_range("sweep interval", config.sweep_interval, SHORTEST_SWEEP, LONGEST_SWEEP)
+    _check_range("time to compile", config.compile_timeout, SHORTEST_COMPILE, LONGEST_COMPILE)
     return config
+
+
+def _check_range(what: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise ConfigError(f"the {what} must be between {least:g} and {most:g} seconds, not {value}")
 
 
 def _read(path: Path) -> dict[str, Any]:

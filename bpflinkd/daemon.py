@@ -23,6 +23,7 @@ from bpflinkd.core.manager import Manager
 from bpflinkd.core.model import UnixMicros
 from bpflinkd.dbus.service import Service
 from bpflinkd.kernel.bpffs import PinDirectory
+from bpflinkd.kernel.compile import Limits
 from bpflinkd.kernel.system import LinuxKernel
 from bpflinkd.store import SqliteStore
 from bpflinkd.watch.netlink import NetlinkWatch
@@ -64,7 +65,8 @@ class Daemon:
         self._bus = _connect(config.bus)
         self._worker = Worker("kernel")
         self._compiler = Worker("compiler")
-        self._manager = Manager(LinuxKernel(), pins, self._store, self._published, _now)
+        kernel = LinuxKernel(compile_limits=Limits(seconds=config.compile_timeout))
+        self._manager = Manager(kernel, pins, self._store, self._published, _now)
         self._service = Service(self._bus, self._manager, self._worker.submit, self._compiler.submit, self)
         # Listen before the first look, so that nothing falls between the two.
         self._sweep = Sweep(config.sweep_interval, self._start_sweep)
@@ -226,6 +228,9 @@ _Dir = click.Path(path_type=Path, readable=False)
 @click.option("--runtime-dir", type=_Dir, help="Volatile files.  [default: /run/bpflinkd]")
 @click.option("--foreground", is_flag=True, default=None, help="Log to standard error.")
 @click.option("--sweep-interval", type=float, metavar="S", help="Seconds.  [default: 5]")
+@click.option(
+    "--compile-timeout", type=float, metavar="S", help="Seconds a C source may take.  [default: 60]"
+)
 def main(config_dir: Path, **given: Any) -> None:
     """Own this host's BPF attachments: run until stopped. Stopping changes nothing in the kernel.
 

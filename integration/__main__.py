@@ -3,19 +3,21 @@
 Exit codes: 0 every promise kept or not supported by the kernel, 1 one is broken or could not be tried.
 """
 
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from integration.guest import kernels, machine, suite
-from integration.guest.suite import Report
+from integration.guest.suite import Outcome, Report
 
 HERE: Final = "here"
 PLACES: Final = (HERE, *kernels.SUITES)
@@ -28,26 +30,25 @@ INSTALLED: Final = WORK / "installed"
 @click.option("--quiet", is_flag=True, help="Only the table.")
 def main(places: Sequence[str], quiet: bool) -> None:
     """Try every promise here and on Debian's kernels in guests; PLACES chooses some of them."""
-    console = Console(width=max(Console().width, 120))
+    console = Console(width=max(Console().width, 132), highlight=False)
     begun = time.monotonic()
 
-    def hear(line: str) -> None:
+    def hear(place: str, line: str) -> None:
         if not quiet:
-            console.out(f"{time.monotonic() - begun:7.1f}  {line}", highlight=False)
+            console.out(f"{time.monotonic() - begun:7.1f} {place:18} {line}")
 
-    reports = []
-    for place in places or PLACES:
-        hear(f"--- {place}")
-        reports.append(_report(place, hear))
+    chosen = places or PLACES
+    if set(chosen) != {HERE}:
+        _install()
+    # A guest keeps about one processor busy. This machine's own kernel goes first: it is the fastest.
+    with ThreadPoolExecutor(max_workers=max(2, (os.cpu_count() or 2) // 2)) as pool:
+        work = [pool.submit(_report, place, partial(hear, place)) for place in chosen]
+        reports = [done.result() for done in work]
     console.print(_table(reports))
-    for report in reports:
-        console.print(
-            f"{report.kernel}: {len(report.outcomes)} tries in {report.seconds:.0f} s {report.failure}"
-        )
-    broken = any(report.failure or not report.outcomes for report in reports) or any(
-        outcome.result == "broken" for report in reports for outcome in report.outcomes
-    )
-    sys.exit(1 if broken else 0)
+    for line in _notes(reports):
+        console.print(line)
+    console.print(f"{time.monotonic() - begun:.0f} s in all")
+    sys.exit(1 if any(_broken(report) for report in reports) else 0)
 
 
 def _report(place: str, hear: Callable[[str], None]) -> Report:
@@ -58,41 +59,56 @@ def _report(place: str, hear: Callable[[str], None]) -> Report:
     except kernels.KernelError as error:
         return Report(f"the kernel of {place}", 0, (), str(error))
     hear(f"booting {kernel.release}")
-    return suite.in_guest(kernel, _installed(), WORK / place, hear)
+    return suite.in_guest(kernel, INSTALLED / "bin" / "bpflinkd", WORK / place, hear)
 
 
-def _installed() -> Path:
-    """The daemon of this checkout, installed as on a host; once a run."""
-    program = INSTALLED / "bin" / "bpflinkd"
-    if not _ready:
-        subprocess.run(["make", "--silent", "install", f"PREFIX={INSTALLED}"], check=True, cwd=machine.REPO)
-        # The tests themselves: a guest cannot write beside them.
-        subprocess.run(
-            [sys.executable, "-m", "compileall", "-q", "bpflinkd", "tests", "integration"],
-            check=True,
-            cwd=machine.REPO,
-        )
-        _ready.append(program)
-    return program
+def _install() -> None:
+    """The daemon of this checkout, as on a host, and byte code of the tests: guests cannot write."""
+    for command in (
+        ["make", "--silent", "install", f"PREFIX={INSTALLED}"],
+        [sys.executable, "-m", "compileall", "-q", "bpflinkd", "tests", "integration"],
+    ):
+        subprocess.run(command, check=True, cwd=machine.REPO)
 
 
-_ready: list[Path] = []
+def _broken(report: Report) -> bool:
+    broken = any(outcome.result == "broken" for outcome in report.outcomes)
+    return broken or bool(report.failure) or not report.outcomes
 
 
 def _table(reports: Sequence[Report]) -> Table:
     """Kind x kernel x promise."""
     promises = list(dict.fromkeys(o.promise for report in reports for o in report.outcomes if o.kind))
-    table = Table(title="promises kept")
-    table.add_column("kind")
-    table.add_column("kernel")
-    for promise in promises:
-        table.add_column(promise)
+    fixed = [Column(header, no_wrap=True) for header in ("kind", "kernel")]
+    table = Table(*fixed, *promises)
     kinds = dict.fromkeys(o.kind for report in reports for o in report.outcomes if o.kind)
     for kind in kinds:
         for report in reports:
             found = {o.promise: o.result for o in report.outcomes if o.kind == kind}
-            table.add_row(kind, report.kernel, *(found.get(promise, "-") for promise in promises))
+            table.add_row(kind, report.kernel, *(_CELLS.get(found.get(p, ""), "no") for p in promises))
+        table.add_section()
     return table
+
+
+_CELLS: Final = {"kept": "[green]kept[/]", "broken": "[bold red]BROKEN[/]", "": "-"}
+
+
+def _notes(reports: Sequence[Report]) -> Iterator[str]:
+    """What the table does not say: why something is not supported, and the tests that are of no kind."""
+    for report in reports:
+        lacks: dict[str, list[Outcome]] = {}
+        for outcome in report.outcomes:
+            if outcome.result not in _CELLS:
+                lacks.setdefault(outcome.result, []).append(outcome)
+        for reason, outcomes in lacks.items():
+            kinds = ", ".join(dict.fromkeys(outcome.kind for outcome in outcomes if outcome.kind))
+            others = sum(not outcome.kind for outcome in outcomes)
+            yield f"{report.kernel}: {reason}: {kinds or '-'} not supported, nor {others} tests of no kind"
+        kept = sum(outcome.result == "kept" for outcome in report.outcomes if not outcome.kind)
+        yield f"{report.kernel}: {kept} tests of no kind passed; {report.seconds:.0f} s {report.failure}"
+        for outcome in report.outcomes:
+            if outcome.result == "broken":
+                yield f"[bold red]{report.kernel}: BROKEN: {outcome.promise} {outcome.kind}[/]"
 
 
 if __name__ == "__main__":

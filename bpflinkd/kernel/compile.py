@@ -359,10 +359,8 @@ def _refusal(said: Mapping[str, Any], function: str | None, limits: Limits) -> B
         case "no-function":
             return _no_function(said.get("functions"), function)
         case "verifier":
-            # Its sentence is that of an ELF object's refusal, so is its last word.
-            verdict = objects._verdict(log)  # noqa: SLF001
             return VerifierRejected(
-                f"the verifier refused program {called}: {verdict}; its log follows", log=log
+                f"the verifier refused program {called}: {objects.verdict(log)}; its log follows", log=log
             )
         case "load":
             code = said.get("errno")

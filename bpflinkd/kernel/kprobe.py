@@ -21,11 +21,11 @@ class Kprobes:
 
     def hook(self, target: KprobeTarget | KprobeMultiTarget) -> KprobeHook | KprobeMultiHook | None:
         """Where the target is now; None where there is no such function."""
+        if not perf.has_kprobes():
+            raise no_kprobes()
         if isinstance(target, KprobeMultiTarget):
             matching = len(symbols.traceable(target.pattern))
             return KprobeMultiHook(matching) if matching else None
-        if not perf.has_kprobes():
-            raise no_kprobes()
         found = self._symbols.functions(target.symbol)
         if not found:
             return None

@@ -242,7 +242,7 @@ def _load_error(name: str, error: OSError, text: str) -> BpflinkdError:
     if logs:
         log = logs[-1].rstrip()
         return VerifierRejected(
-            f"the verifier refused program {name!r}: {_verdict(log)}; its log follows", log=log
+            f"the verifier refused program {name!r}: {verdict(log)}; its log follows", log=log
         )
     if error.errno == errno.EPERM:
         return NotSupported(
@@ -257,7 +257,7 @@ def _load_error(name: str, error: OSError, text: str) -> BpflinkdError:
     )
 
 
-def _verdict(log: str) -> str:
+def verdict(log: str) -> str:
     """The verifier's last word: the last line that is not statistics."""
     lines = [
         line.strip()

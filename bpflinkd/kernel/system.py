@@ -47,6 +47,7 @@ from bpflinkd.core.targets import (
 from bpflinkd.kernel import compile as compiler
 from bpflinkd.kernel import errnos, features, holders, info, libbpf, objects, program, xdp
 from bpflinkd.kernel.cgroup import CgroupTree
+from bpflinkd.kernel.compile import LIMITS, Limits
 from bpflinkd.kernel.dispatched import DispatchedLink
 from bpflinkd.kernel.kprobe import Kprobes
 from bpflinkd.kernel.link import HeldLink
@@ -56,7 +57,8 @@ from bpflinkd.kernel.program import HeldProgram
 class LinuxKernel:
     """Implements `core.ports.Kernel`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, compile_limits: Limits = LIMITS) -> None:
+        self._compile_limits = compile_limits
         self._cgroups = CgroupTree()
         self._kprobes = Kprobes()
 
@@ -75,7 +77,9 @@ class LinuxKernel:
                     raise BadTarget(
                         f"C source does not say where on {target} it belongs; choose with --attach-type"
                     )
-                return compiler.compile_source(compiler.read_source(fd), name, attach_type)
+                return compiler.compile_source(
+                    compiler.read_source(fd), name, attach_type, limits=self._compile_limits
+                )
             case PinnedProgram(path=path):
                 return program.from_pin(path, wanted)
             case ProgramById(id=prog_id):
@@ -106,7 +110,7 @@ class LinuxKernel:
             case StoredObject(program=name) if image is not None and attach_type is not None:
                 return objects.load(image, name, attach_type, given=True, ifindex=_device(target))
             case StoredSource(program=name) if image is not None and attach_type is not None:
-                return compiler.compile_source(image, name, attach_type)
+                return compiler.compile_source(image, name, attach_type, limits=self._compile_limits)
             case Builtin() if attach_type is not None:
                 return objects.load_builtin(source, attach_type)
             case _:

@@ -11,25 +11,37 @@ from tests.lab import Daemon, World
 
 @pytest.fixture(scope="session")
 def world() -> Iterator[World]:
-    """A namespace with one veth pair, a bpffs and a bus."""
+    """A namespace with two veth pairs, a bpffs and a bus."""
     with World() as made:
         made.veth("v0", "v1")
+        made.veth("g0", "g1")
         yield made
 
 
 @pytest.fixture(scope="session")
-def _daemon(world: World) -> Daemon:
-    return world.daemon("--sweep-interval", "0.2")
+def session_daemon(world: World) -> Daemon:
+    return world.daemon("--sweep-interval", "0.2", "--compile-timeout", "250")
 
 
 @pytest.fixture
-def daemon(_daemon: Daemon) -> Daemon:
+def daemon(session_daemon: Daemon) -> Daemon:
     """A daemon that runs, whatever the last test did, and holds no link."""
-    if _daemon.process is None or _daemon.process.poll() is not None:
-        _daemon.start()
-    for name in _daemon.links():
-        _daemon.detach(name)
-    return _daemon
+    return running_and_empty(session_daemon)
+
+
+def running_and_empty(daemon: Daemon) -> Daemon:
+    """Start it where it ended; detach everything."""
+    if daemon.process is None or daemon.process.poll() is not None:
+        daemon.start()
+    for name in daemon.links():
+        daemon.detach(name)
+    return daemon
+
+
+def supported(daemon: Daemon) -> dict[str, Kind]:
+    """Every kind of link that the daemon says this kernel can have."""
+    features = {name: can for name, can, _ in daemon.call("Features")}
+    return {name: kind(daemon.world) for name, kind in KINDS.items() if features[kind.feature]}
 
 
 def require(daemon: Daemon, feature: str) -> None:
@@ -43,8 +55,13 @@ def require(daemon: Daemon, feature: str) -> None:
 
 
 @pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest, daemon: Daemon) -> Kind:
+def kind_name(request: pytest.FixtureRequest, session_daemon: Daemon) -> str:
     """Each kind of link that this kernel can have."""
-    made = KINDS[request.param]
-    require(daemon, made.feature)
-    return made(daemon.world)
+    require(session_daemon, KINDS[request.param].feature)
+    return str(request.param)
+
+
+@pytest.fixture
+def kind(kind_name: str, daemon: Daemon) -> Kind:
+    """The same, ready to be used."""
+    return KINDS[kind_name](daemon.world)

@@ -82,10 +82,14 @@ class Kind:
         raise NotImplementedError
 
     @contextlib.contextmanager
-    def under_load(self, load: tuple[str, str] | None = None) -> Iterator["Load"]:
-        """Events as fast as they can be made, until the context ends."""
+    def under_load(self, load: tuple[str, str] | None = None, *, gently: bool = False) -> Iterator["Load"]:
+        """Events until the context ends: as fast as they can be made, or so that others get on too."""
         words = self.world.inside(
-            sys.executable, "-m", "integration.conformance.load", *(load or self.load())
+            sys.executable,
+            "-m",
+            "integration.conformance.load",
+            *(load or self.load()),
+            *(["gently"] if gently else []),
         )
         process = subprocess.Popen(words, cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert process.stdin
@@ -110,12 +114,13 @@ class Load:
 class Xdp(Kind):
     feature = program = link_type = "xdp"
     mode = "native"
+    interfaces = ("v0", "v1")
 
     def target(self) -> dict[str, str]:
-        return {"xdp": "v0", "mode": self.mode}
+        return {"xdp": self.interfaces[0], "mode": self.mode}
 
     def load(self) -> tuple[str, str]:
-        return "xdp", "v1"
+        return "xdp", self.interfaces[1]
 
     def passing(self) -> dict[str, str]:
         return {"xdp": "late0", "mode": self.mode}
@@ -130,6 +135,7 @@ class Xdp(Kind):
 
 class XdpGeneric(Xdp):
     mode = "generic"
+    interfaces = ("g0", "g1")
 
 
 class Cgroup(Kind):
@@ -162,14 +168,14 @@ class Kprobe(Kind):
     feature = program = "kprobe"
     link_type = "perf_event"
     word = "kprobe"
+    # Functions that nothing else on a machine calls, others for each kind.
     function = "__x64_sys_sched_rr_get_interval"
-    call = "call"
 
     def target(self) -> dict[str, str]:
         return {self.word: self.function}
 
     def load(self) -> tuple[str, str]:
-        return self.call, "-"
+        return "calls", self.function
 
     def passing(self) -> dict[str, str]:
         # Another test may have left the module loaded.
@@ -193,6 +199,7 @@ class Kprobe(Kind):
 
 class Kretprobe(Kprobe):
     word = "kretprobe"
+    function = "__x64_sys_sched_getscheduler"
 
 
 class KprobeMulti(Kprobe):
@@ -201,11 +208,11 @@ class KprobeMulti(Kprobe):
     link_type = "kprobe_multi"
     word = "kprobe-multi"
     function = "__x64_sys_sched_get_priority_m*"
-    call = "calls"
 
 
 class KretprobeMulti(KprobeMulti):
     word = "kretprobe-multi"
+    function = "__x64_sys_timer_get*"
 
 
 KINDS: dict[str, type[Kind]] = {

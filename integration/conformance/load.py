@@ -1,9 +1,10 @@
-"""Makes events that programs count: `python -m integration.conformance.load KIND PLACE`.
+"""Makes events that programs count: `python -m integration.conformance.load KIND PLACE [gently]`.
 
 Goes on until its standard input ends, at most a minute; then prints how many events there were.
 """
 
 import ctypes
+import fnmatch
 import os
 import select
 import socket
@@ -16,8 +17,16 @@ from tests.lab.traffic import FRAME
 
 _LONGEST = 60.0
 _BURST = 64
-# Calls that nothing else on a machine makes: x86-64 numbers.
-_SCHED_GET_PRIORITY_MAX, _SCHED_GET_PRIORITY_MIN, _SCHED_RR_GET_INTERVAL = 146, 147, 148
+_PAUSE = 0.05
+# Calls that nothing else on a machine makes, by the functions that they reach: x86-64 numbers.
+_CALLS = {
+    "__x64_sys_sched_getscheduler": 145,
+    "__x64_sys_sched_get_priority_max": 146,
+    "__x64_sys_sched_get_priority_min": 147,
+    "__x64_sys_sched_rr_get_interval": 148,
+    "__x64_sys_timer_gettime": 224,
+    "__x64_sys_timer_getoverrun": 225,
+}
 _libc = ctypes.CDLL(None)
 
 
@@ -45,39 +54,32 @@ def datagrams(cgroup: str) -> Callable[[], int]:
     return once
 
 
-def one_call(_place: str) -> Callable[[], int]:
-    """One hit of sched_rr_get_interval."""
+def calls(function: str) -> Callable[[], int]:
+    """The system calls of a function's name, or of a pattern of such names."""
+    numbers = [number for name, number in _CALLS.items() if fnmatch.fnmatch(name, function)]
 
     def once() -> int:
-        _libc.syscall(_SCHED_RR_GET_INTERVAL, 0, 0)
-        return 1
+        for number in numbers:
+            _libc.syscall(number, 0, 0)
+        return len(numbers)
 
     return once
 
 
-def two_calls(_place: str) -> Callable[[], int]:
-    """A hit each of two functions with names that begin alike."""
-
-    def once() -> int:
-        _libc.syscall(_SCHED_GET_PRIORITY_MAX, 0)
-        _libc.syscall(_SCHED_GET_PRIORITY_MIN, 0)
-        return 2
-
-    return once
-
-
-def main(kind: str, place: str) -> int:
+def main(kind: str, place: str, pace: str = "") -> int:
     """Make events; returns how many."""
-    makers = {"xdp": frames, "cgroup": datagrams, "call": one_call, "calls": two_calls}
+    makers = {"xdp": frames, "cgroup": datagrams, "calls": calls}
     once = makers[kind](place)
     print("going", flush=True)
     made, deadline = 0, time.monotonic() + _LONGEST
     while True:
         for _ in range(_BURST):
             made += once()
+        if pace:
+            time.sleep(_PAUSE)
         if select.select([sys.stdin], [], [], 0)[0] or time.monotonic() > deadline:
             return made
 
 
 if __name__ == "__main__":
-    print(main(*sys.argv[1:3]))
+    print(main(*sys.argv[1:]))

@@ -161,16 +161,6 @@ def test_a_program_for_many_does_not_go_to_one(daemon: Daemon, kprobe: Kprobe) -
     assert refusal.value.name == "WrongProgramType"
 
 
-def test_many_without_fprobe_is_a_sentence(daemon: Daemon, kprobe: Kprobe) -> None:
-    features = {name: supported for name, supported, _ in daemon.call("Features")}
-    if features["kprobe-multi"]:
-        pytest.skip("this kernel has CONFIG_FPROBE")
-    with pytest.raises(Refused, match="CONFIG_FPROBE") as refusal:
-        daemon.attach(NAME, {"kprobe-multi": KprobeMulti.function}, elf(compiled("kprobe_multi")))
-    assert refusal.value.name == "NotSupported"
-    assert list(daemon.pins.iterdir()) == []
-
-
 def test_an_offset_is_hit(daemon: Daemon, kprobe: Kprobe) -> None:
     """At the second instruction: after endbr64 or the call of ftrace, or wherever the first one ends."""
     for offset in range(1, 16):

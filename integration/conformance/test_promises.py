@@ -1,10 +1,15 @@
 """What holds for every kind of link on every kernel. One test, one column of the table."""
 
+import contextlib
 import signal
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from gi.repository import GLib
 
+from bpflinkd.core import names
+from integration.conformance.conftest import running_and_empty, supported
 from integration.conformance.kinds import Kind, compiled, loaded
 from tests.lab import Daemon
 from tests.lab.daemon import Refused, elf, pinned
@@ -21,9 +26,9 @@ def attach_counting(daemon: Daemon, kind: Kind) -> Counters:
     return hits_of(daemon)
 
 
-def hits_of(daemon: Daemon) -> Counters:
+def hits_of(daemon: Daemon, name: str = NAME) -> Counters:
     """The counter of the program that runs now."""
-    return Counters(daemon.pins / NAME / "maps" / "hits")
+    return Counters(daemon.pins / names.encode(name) / "maps" / "hits")
 
 
 def kernel_objects() -> dict[str, int]:
@@ -84,31 +89,80 @@ def test_wrong_type(daemon: Daemon, kind: Kind) -> None:
     assert hits[0] == load.events
 
 
-def test_kill_9_and_restart(daemon: Daemon, kind: Kind) -> None:
-    hits = attach_counting(daemon, kind)
-    before = daemon.link(NAME)
-    with kind.under_load() as load:
-        daemon.restart(signal.SIGKILL)
-        assert daemon.link(NAME)["KernelLinkId"] == before["KernelLinkId"]
-    assert hits[0] == load.events
-    after = daemon.link(NAME)
-    assert (after["State"], after["Generation"], after["Missed"]) == ("active", 1, 0)
-    assert daemon.replace(NAME, elf(compiled(kind.program))) == 2
-    new = hits_of(daemon)
-    with kind.under_load() as load:
-        pass
-    assert (hits[0] + new[0], new[0]) == (hits[0] + load.events, load.events)
+@dataclass
+class Survived:
+    """What became of one link while its daemon was killed and started again under load."""
+
+    events: int
+    counted: int
+    before: dict[str, Any]
+    after: dict[str, Any]
+    program_pinned: bool
+    replaced: bool
+    """A replace afterwards counts on without a gap."""
 
 
-def test_pin_removed(daemon: Daemon, kind: Kind) -> None:
-    hits = attach_counting(daemon, kind)
-    with kind.under_load() as load:
-        (daemon.pins / NAME / "program").unlink()
+def killed_and_started(daemon: Daemon, *, lose_pins: bool) -> dict[str, Survived]:
+    """All kinds at once: under emulation a start takes ten seconds."""
+    kinds = supported(daemon)
+    called = {name: name.replace(" ", "-") for name in kinds}
+    hits, before, loads = {}, {}, {}
+    for name, kind in kinds.items():
+        daemon.attach(called[name], kind.target(), elf(compiled(kind.program)))
+        hits[name] = hits_of(daemon, called[name])
+        before[name] = daemon.link(called[name])
+    with contextlib.ExitStack() as running:
+        for name, kind in kinds.items():
+            loads[name] = running.enter_context(kind.under_load(gently=True))
+        if lose_pins:
+            for name in called.values():
+                (daemon.pins / names.encode(name) / "program").unlink()
         daemon.restart(signal.SIGKILL)
-    assert hits[0] == load.events
-    link = daemon.link(NAME)
-    assert (link["State"], link["Missed"]) == ("active", 0)
-    assert (daemon.pins / NAME / "program").exists()
+    survived = {}
+    for name, kind in kinds.items():
+        counted, after = hits[name][0], daemon.link(called[name])
+        daemon.replace(called[name], elf(compiled(kind.program)))
+        new = hits_of(daemon, called[name])
+        with kind.under_load() as load:
+            pass
+        survived[name] = Survived(
+            events=loads[name].events,
+            counted=counted,
+            before=before[name],
+            after=after,
+            program_pinned=(daemon.pins / names.encode(called[name]) / "program").exists(),
+            replaced=(hits[name][0] - counted, new[0]) == (0, load.events),
+        )
+    return survived
+
+
+@pytest.fixture(scope="module")
+def killed(session_daemon: Daemon) -> dict[str, Survived]:
+    return killed_and_started(running_and_empty(session_daemon), lose_pins=False)
+
+
+@pytest.fixture(scope="module")
+def killed_without_pins(session_daemon: Daemon) -> dict[str, Survived]:
+    return killed_and_started(running_and_empty(session_daemon), lose_pins=True)
+
+
+def check_survived(found: Survived) -> None:
+    assert found.events > 0
+    assert found.counted == found.events
+    assert found.after["KernelLinkId"] == found.before["KernelLinkId"]
+    assert found.after["Program"] == found.before["Program"]
+    assert (found.after["State"], found.after["Generation"]) == ("active", 1)
+    assert found.after["Missed"] == 0
+    assert found.program_pinned
+    assert found.replaced
+
+
+def test_kill_9_and_restart(kind_name: str, killed: dict[str, Survived]) -> None:
+    check_survived(killed[kind_name])
+
+
+def test_pin_removed(kind_name: str, killed_without_pins: dict[str, Survived]) -> None:
+    check_survived(killed_without_pins[kind_name])
 
 
 def test_target_removed_and_back(daemon: Daemon, kind: Kind) -> None:

@@ -1,19 +1,14 @@
 """C source by bcc: attached and swapped for each kind, and refused with a sentence."""
 
-import os
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from integration.conformance.conftest import require
 from integration.conformance.kinds import Cgroup, Kind, Kprobe, Xdp
-from integration.conformance.test_promises import NAME, hits_of, kernel_objects
+from integration.conformance.test_promises import NAME, hits_of
 from tests.lab import Daemon
-from tests.lab.daemon import Refused, Source
-from tests.lab.world import until
+from tests.lab.daemon import Source
 
 COUNTING = {
     "xdp": """
@@ -44,7 +39,7 @@ int kprobe____x64_sys_sched_rr_get_interval(struct pt_regs *ctx)
 }
 """,
 }
-KINDS: dict[str, type[Kind]] = {"xdp": Xdp, "cgroup": Cgroup, "kprobe": Kprobe}
+KINDS: dict[str, type[Kind]] = {"xdp native": Xdp, "cgroup": Cgroup, "kprobe": Kprobe}
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +49,7 @@ def _compiler(daemon: Daemon) -> None:
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest, daemon: Daemon) -> Kind:
-    require(daemon, request.param)
+    require(daemon, KINDS[request.param].feature)
     return KINDS[request.param](daemon.world)
 
 
@@ -75,112 +70,3 @@ def test_source(daemon: Daemon, kind: Kind, tmp_path: Path) -> None:
     new = hits_of(daemon)
     assert old[0] + new[0] == load.events
     assert daemon.link(NAME)["Source"][0] == "source"
-
-
-def refused(daemon: Daemon, kind: Kind, program: Source) -> Refused:
-    """Attach what must be refused; nothing of it may be left."""
-    before = kernel_objects()
-    with pytest.raises(Refused) as refusal:
-        daemon.attach(NAME, kind.target(), program)
-    assert daemon.links() == {}
-    assert list(daemon.pins.iterdir()) == []
-    until(lambda: kernel_objects() == before, "nothing is left in the kernel", seconds=20)
-    return refusal.value
-
-
-@pytest.mark.parametrize(
-    ("text", "name", "error", "says"),
-    [
-        pytest.param("int f(void *ctx)\n{ retrun 1; }\n", None, "BadProgram", "source.c:2:3", id="a typo"),
-        pytest.param("int f(void *ctx) { return 1; }", "g", "BadProgram", "it has: f", id="no function g"),
-        pytest.param('#include "/dev/zero"\n', None, "BadProgram", "", id="includes dev zero"),
-        pytest.param("#include __FILE__\n", None, "BadProgram", "", id="includes itself"),
-        pytest.param('#include "/etc/shadow"\n', None, "BadProgram", "/etc/shadow", id="includes a secret"),
-        pytest.param(
-            "int f(struct __sk_buff *ctx) { return *(volatile int *)8; }\n",
-            None,
-            "VerifierRejected",
-            "verifier",
-            id="unsafe",
-        ),
-        pytest.param("", None, "BadProgram", "empty", id="empty"),
-    ],
-)
-def test_bad_source_is_a_sentence(
-    daemon: Daemon, tmp_path: Path, text: str, name: str | None, error: str, says: str
-) -> None:
-    refusal = refused(daemon, Cgroup(daemon.world), source(tmp_path, text, name))
-    assert refusal.name == error
-    assert says in refusal.message
-    assert "root:" not in refusal.message
-
-
-def test_a_gigabyte_is_refused_at_once(daemon: Daemon, tmp_path: Path) -> None:
-    big = tmp_path / "big.c"
-    with big.open("wb") as file:
-        file.truncate(1 << 30)
-    refusal = refused(daemon, Cgroup(daemon.world), Source(source=str(big)))
-    assert (refusal.name, "1073741824 bytes" in refusal.message) == ("BadProgram", True)
-
-
-def helper_of(daemon: Daemon) -> int | None:
-    """The process id of the daemon's compiler, while there is one."""
-    assert daemon.process
-    for entry in Path("/proc").iterdir():
-        try:
-            status = (entry / "status").read_text()
-            command = (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if f"\nPPid:\t{daemon.process.pid}\n" in status and b"/proc/self/fd/" in command:
-            return int(entry.name)
-    return None
-
-
-def attaching(daemon: Daemon, kind: Kind, path: Path) -> "subprocess.Popen[str]":
-    """An attach that takes long, by another process."""
-    target = kind.target()
-    words = [f"cgroup:{target['cgroup']}", "--attach-type", target["attach_type"], "--source", str(path)]
-    control = Path(daemon.command()[2]).with_name("bpflinkctl")
-    return subprocess.Popen(
-        [control, "--bus", daemon.world.bus, "attach", NAME, *words], stderr=subprocess.PIPE, text=True
-    )
-
-
-def test_others_are_served_while_it_compiles_and_a_killed_compiler_is_an_error(
-    daemon: Daemon, tmp_path: Path
-) -> None:
-    kind = Cgroup(daemon.world)
-    path = tmp_path / "slow.c"
-    path.write_text(COUNTING["cgroup"])
-    client = attaching(daemon, kind, path)
-    until(lambda: helper_of(daemon) is not None, "the compiler runs", seconds=60)
-    helper = helper_of(daemon)
-    assert helper is not None
-    begun = time.monotonic()
-    assert daemon.links() == {}
-    other = Cgroup(daemon.world)
-    daemon.attach("beside", other.target(), Source(builtin="pass"))
-    served = time.monotonic() - begun
-    assert helper_of(daemon) == helper, f"the compiler ended within {served:.1f} s: nothing was shown"
-    os.kill(helper, signal.SIGKILL)
-    assert client.stderr
-    told = client.stderr.read()
-    assert client.wait(60) != 0
-    assert "compiler" in told
-    assert set(daemon.links()) == {"beside"}
-
-
-def test_a_killed_daemon_takes_the_compiler_along(daemon: Daemon, tmp_path: Path) -> None:
-    path = tmp_path / "slow.c"
-    path.write_text(COUNTING["cgroup"])
-    client = attaching(daemon, Cgroup(daemon.world), path)
-    until(lambda: helper_of(daemon) is not None, "the compiler runs", seconds=60)
-    helper = helper_of(daemon)
-    daemon.kill()
-    until(lambda: not Path(f"/proc/{helper}").exists(), "the compiler ends too", seconds=20)
-    assert client.wait(60) != 0
-    assert client.stderr
-    client.stderr.close()
-    daemon.start()
-    assert daemon.links() == {}

@@ -51,9 +51,9 @@ def parse_config(text: str) -> dict[str, str]:
 
 
 def cache() -> Path:
-    """Where kernels stay between runs."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "bpflinkd" / "kernels"
+    """Where kernels stay between runs. Readable by everyone, as bcc reads their headers as nobody; and
+    not below /var/cache, which virtme-ng hides from the guest."""
+    return Path(os.environ.get("BPFLINKD_KERNELS") or "/var/lib/bpflinkd-kernels")
 
 
 def get(suite: str) -> Kernel:

@@ -150,7 +150,7 @@ class Daemon:
                 GLib.Variant(signature, arguments),
                 None,
                 0,
-                60_000,
+                300_000,
                 sent,
                 None,
             )
