@@ -75,7 +75,7 @@ class HookBusy(BpflinkdError):
 
 
 class HookGone(BpflinkdError):
-    """The interface or cgroup is not there, or not there any more."""
+    """The interface, cgroup or kernel function is not there, or not there any more."""
 
 
 class NotSupported(BpflinkdError):

@@ -10,7 +10,15 @@ import pytest
 
 from bpflinkd.cli import arguments, main
 from bpflinkd.cli.arguments import SourceOptions
-from bpflinkd.dbus.client import CgroupTarget, OpenObject, Source, XdpTarget
+from bpflinkd.dbus.client import (
+    CgroupTarget,
+    KprobeTarget,
+    OpenObject,
+    OpenSource,
+    Source,
+    Target,
+    XdpTarget,
+)
 
 NOTHING = SourceOptions(None, None, None, None, None, None)
 
@@ -36,13 +44,18 @@ NOTHING = SourceOptions(None, None, None, None, None, None)
         pytest.param(
             "cgroup:/my app", None, "egress", CgroupTarget("/my app", "egress"), id="a space, and the option"
         ),
+        pytest.param("kprobe:f", None, None, KprobeTarget("f"), id="a function"),
+        pytest.param("kprobe:f+0x10", None, None, KprobeTarget("f", 16), id="an offset in hex"),
+        pytest.param("kprobe:f+16", None, None, KprobeTarget("f", 16), id="an offset"),
+        pytest.param("kretprobe:f", None, None, KprobeTarget("f", at_return=True), id="a return"),
+        pytest.param("kprobe-multi:f*", None, None, KprobeTarget("f*", multi=True), id="functions"),
         pytest.param(
             "cgroup:/my app egress", None, None, CgroupTarget("/my app", "egress"), id="a space, as printed"
         ),
     ],
 )
 def test_a_target_is_understood(
-    text: str, mode: str | None, attach_type: str | None, expected: XdpTarget | CgroupTarget
+    text: str, mode: str | None, attach_type: str | None, expected: Target
 ) -> None:
     assert arguments.target(text, mode, attach_type) == expected
 
@@ -58,6 +71,11 @@ def test_a_target_is_understood(
         pytest.param("cgroup:/a", None, "xyz", "not an attach type", id="an unknown attach type"),
         pytest.param("cgroup:/a", "native", None, "--mode is for xdp", id="a mode for a cgroup"),
         pytest.param("xdp:eth0", None, "egress", "--attach-type is for cgroup", id="an attach type for xdp"),
+        pytest.param("kprobes:f", None, None, "did you mean kprobe:f", id="a typo in the kind"),
+        pytest.param("kretprobe:f+4", None, None, "takes no offset", id="an offset at return"),
+        pytest.param("kprobe:f+four", None, None, "not a number of bytes", id="an offset in words"),
+        pytest.param("kprobe:f", "native", None, "--mode is for xdp", id="a mode for a kprobe"),
+        pytest.param("kprobe:f", None, "egress", "--attach-type is for", id="an attach type for a kprobe"),
         pytest.param("cgroup:/a egress", None, "ingress", "says egress already", id="two attach types"),
     ],
 )
@@ -79,6 +97,20 @@ def test_a_target_is_refused_as_usage(
 def test_a_source_is_understood(given: dict[str, Any], expected: Source) -> None:
     with arguments.opened_source(NOTHING._replace(**given)) as source:
         assert source == expected
+
+
+def test_a_cookie_is_for_kprobes() -> None:
+    assert arguments.target("kretprobe-multi:f*", cookie=9) == KprobeTarget("f*", 0, True, True, 9)
+    with pytest.raises(click.UsageError, match="--cookie is for kprobe"):
+        arguments.target("xdp:eth0", cookie=9)
+
+
+def test_c_source_is_sent_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "a.c"
+    path.write_text("int f;")
+    with arguments.opened_source(NOTHING._replace(source=str(path), program="f")) as source:
+        assert isinstance(source, OpenSource)
+        assert source.program == "f"
 
 
 def test_an_object_is_open_while_it_is_sent_and_closed_after(tmp_path: Path) -> None:

@@ -15,9 +15,20 @@ from bpflinkd.core.actions import (
     SetAside,
     SwapLink,
 )
-from bpflinkd.core.model import Health, LinkFacts, LinkId, Occupant, Policy, ProgId, State, Status, UnixMicros
+from bpflinkd.core.model import (
+    NO_PROGRAM,
+    Health,
+    LinkFacts,
+    LinkId,
+    Occupant,
+    Policy,
+    ProgId,
+    State,
+    Status,
+    UnixMicros,
+)
 from bpflinkd.core.reconcile import LONGEST_PAUSE, NO_FIGHT, PEACE, Fight, judge
-from bpflinkd.core.targets import Hook
+from bpflinkd.core.targets import Hook, KprobeHook, KprobeTarget
 from tests.unit.fakes import HOOK, NOW, OTHER_HOOK, FakeProgram, info, record
 
 STRANGER = Occupant(program=info(66))
@@ -85,6 +96,67 @@ def test_judgement_under_policy_alert(
     assert (verdict.change.kind if verdict.change else None) == change
     assert [type(action) for action in verdict.actions] == actions
     assert not verdict.let_go
+
+
+SYSCALL = KprobeTarget(symbol="f")
+KERNEL, LOADED, LOADED_AGAIN = KprobeHook(), KprobeHook("dummy", 5), KprobeHook("dummy", 6)
+
+
+@pytest.mark.parametrize(
+    ("before", "status", "state", "change", "actions"),
+    [
+        pytest.param("active", Status(link=link(KERNEL), hook=KERNEL), "active", None, [], id="all is well"),
+        pytest.param(
+            "active", Status(link=link(KERNEL, 0), hook=KERNEL), "severed", "slot-emptied", [], id="emptied"
+        ),
+        pytest.param(
+            "severed", Status(link=link(KERNEL, 0), hook=KERNEL), "severed", None, [], id="emptied: told once"
+        ),
+        pytest.param(
+            "active",
+            Status(link=link(KERNEL, 66), hook=KERNEL, occupant=STRANGER),
+            "tampered",
+            "slot-changed",
+            [],
+            id="a stranger in the slot",
+        ),
+        pytest.param("active", GONE, "waiting", "target-gone", [], id="the module was unloaded"),
+        pytest.param(
+            "active",
+            Status(link=link(None), hook=LOADED_AGAIN),
+            "active",
+            None,
+            ATTACH,
+            id="unloaded and loaded again unseen",
+        ),
+        pytest.param(
+            "waiting",
+            Status(link=link(None), hook=LOADED_AGAIN),
+            "active",
+            "target-back",
+            ATTACH,
+            id="the module is back",
+        ),
+    ],
+)
+def test_judgement_of_kprobes(
+    before: str, status: Status, state: str, change: str | None, actions: list[type]
+) -> None:
+    hook = LOADED if status.link is not None and status.link.hook is None else KERNEL
+    ours = record(target=SYSCALL, hook=hook)
+    verdict = judge(ours, was(State(before)), status, FakeProgram(), fight=NO_FIGHT, now=NOW)
+    assert verdict.health.state == state
+    assert (verdict.change.kind if verdict.change else None) == change
+    assert [type(action) for action in verdict.actions] == actions
+
+
+def test_restore_fills_an_emptied_slot() -> None:
+    ours = record(target=SYSCALL, hook=KERNEL, policy=Policy.RESTORE)
+    emptied = Status(link=link(KERNEL, 0), hook=KERNEL)
+    verdict = judge(ours, was(State.ACTIVE), emptied, FakeProgram(), fight=NO_FIGHT, now=NOW)
+    (swap,) = verdict.actions
+    assert isinstance(swap, SwapLink)
+    assert swap.expected == NO_PROGRAM
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,16 @@ from bpflinkd.core.model import (
     StoredObject,
 )
 from bpflinkd.core.ports import Stored
-from bpflinkd.core.targets import CgroupHook, CgroupId, CgroupTarget, Target, XdpMode, XdpTarget
+from bpflinkd.core.targets import (
+    CgroupHook,
+    CgroupId,
+    CgroupTarget,
+    KprobeMultiTarget,
+    KprobeTarget,
+    Target,
+    XdpMode,
+    XdpTarget,
+)
 from bpflinkd.store import KEPT, SqliteStore
 from tests.unit.fakes import record
 
@@ -55,11 +64,19 @@ def with_source(made: Record, source: Source) -> Record:
     [
         XdpTarget(interface="eth0", mode=XdpMode.GENERIC),
         *(CgroupTarget(path="/a b", attach_type=a) for a in attach_types.CGROUP_ATTACH_TYPES),
+        KprobeTarget(symbol="f.isra.0", offset=16, cookie=2**64 - 1),
+        KprobeTarget(symbol="f", at_return=True),
+        KprobeMultiTarget(pattern="tcp_[a-c]*", at_return=True, cookie=7),
     ],
     ids=str,
 )
 def test_targets_come_back(store: SqliteStore, target: Target) -> None:
-    hook = CgroupHook(CgroupId(2**63)) if isinstance(target, CgroupTarget) else None
+    hooks: dict[type, Hook] = {
+        CgroupTarget: CgroupHook(CgroupId(2**63)),
+        KprobeTarget: KprobeHook("dummy", 2**63),
+        KprobeMultiTarget: KprobeMultiHook(3),
+    }
+    hook = hooks.get(type(target))
     made = replace(record(), target=target, hook=hook)
     save(store, made)
     assert reopened(store) == (Stored(record=made, intent=None, ending=False),)

@@ -7,8 +7,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpflinkd.core.errors import BadOption, BadProgram, BadTarget, BpflinkdError
-from bpflinkd.core.model import Builtin, ObjectFile, PinnedProgram, Policy, ProgId, ProgramById, ProgramFd
-from bpflinkd.core.targets import CgroupPlace, CgroupTarget, XdpMode, XdpTarget
+from bpflinkd.core.model import (
+    Builtin,
+    ObjectFile,
+    PinnedProgram,
+    Policy,
+    ProgId,
+    ProgramById,
+    ProgramFd,
+    SourceFile,
+)
+from bpflinkd.core.targets import (
+    CgroupPlace,
+    CgroupTarget,
+    KprobeMultiTarget,
+    KprobeTarget,
+    XdpMode,
+    XdpTarget,
+)
 from bpflinkd.dbus import wire
 
 # What GLib.Variant.unpack() can make of a value in an a{sv}.
@@ -22,7 +38,26 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 KEYS = st.sampled_from(
-    ["xdp", "mode", "cgroup", "attach_type", "object", "name", "pin", "id", "builtin", "policy", "wait"]
+    [
+        "xdp",
+        "mode",
+        "cgroup",
+        "attach_type",
+        "kprobe",
+        "offset",
+        "cookie",
+        "kretprobe",
+        "kprobe-multi",
+        "kretprobe-multi",
+        "object",
+        "source",
+        "name",
+        "pin",
+        "id",
+        "builtin",
+        "policy",
+        "wait",
+    ]  # a list of words
 ) | st.text(max_size=5)
 DICTS = st.dictionaries(KEYS, VALUES, max_size=4)
 
@@ -37,6 +72,19 @@ DICTS = st.dictionaries(KEYS, VALUES, max_size=4)
             id="with a mode",
         ),
         pytest.param({"cgroup": "/w"}, CgroupPlace(path="/w"), id="a cgroup"),
+        pytest.param({"kprobe": "f"}, KprobeTarget(symbol="f"), id="a function"),
+        pytest.param(
+            {"kprobe": "f", "offset": 4, "cookie": 2**64 - 1},
+            KprobeTarget(symbol="f", offset=4, cookie=2**64 - 1),
+            id="with offset and cookie",
+        ),
+        pytest.param({"kretprobe": "f"}, KprobeTarget(symbol="f", at_return=True), id="at return"),
+        pytest.param({"kprobe-multi": "f*"}, KprobeMultiTarget(pattern="f*"), id="functions"),
+        pytest.param(
+            {"kretprobe-multi": "f*", "cookie": 1},
+            KprobeMultiTarget(pattern="f*", at_return=True, cookie=1),
+            id="functions at return",
+        ),
     ],
 )
 def test_targets(given_words: dict[str, Any], parsed: object) -> None:
@@ -54,6 +102,7 @@ def test_cgroup_with_attach_type() -> None:
     [
         pytest.param({"object": 0}, ObjectFile(fd=100), id="an object"),
         pytest.param({"object": 1, "name": "f"}, ObjectFile(fd=101, program="f"), id="one of it"),
+        pytest.param({"source": 1, "name": "f"}, SourceFile(fd=101, program="f"), id="C source"),
         pytest.param({"pin": "/p"}, PinnedProgram(path="/p"), id="a pin"),
         pytest.param({"id": 7}, ProgramById(id=ProgId(7)), id="an id"),
         pytest.param({"fd": 0}, ProgramFd(fd=100), id="a descriptor"),
