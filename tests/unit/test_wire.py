@@ -37,28 +37,9 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )
-KEYS = st.sampled_from(
-    [
-        "xdp",
-        "mode",
-        "cgroup",
-        "attach_type",
-        "kprobe",
-        "offset",
-        "cookie",
-        "kretprobe",
-        "kprobe-multi",
-        "kretprobe-multi",
-        "object",
-        "source",
-        "name",
-        "pin",
-        "id",
-        "builtin",
-        "policy",
-        "wait",
-    ]  # a list of words
-) | st.text(max_size=5)
+TARGET_KEYS = ["xdp", "mode", "cgroup", "attach_type", "kprobe", "offset", "cookie", "kretprobe-multi"]
+PROGRAM_KEYS = ["object", "source", "name", "pin", "id", "builtin"]
+KEYS = st.sampled_from([*TARGET_KEYS, *PROGRAM_KEYS, "policy", "wait"]) | st.text(max_size=5)
 DICTS = st.dictionaries(KEYS, VALUES, max_size=4)
 
 
