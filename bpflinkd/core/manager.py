@@ -417,8 +417,9 @@ class Manager:
         if facts is not None and facts.hook is not None:
             if ours is not None and facts.prog_id != ours.info.id:
                 stranger = self._kernel.identify(facts) if facts.prog_id != NO_PROGRAM else None
-                return Status(link=facts, hook=self._kernel.resolve(target), occupant=stranger)
-            if for_swap:
+                return Status(link=facts, hook=facts.hook, occupant=stranger)
+            # A kernel function that we are on cannot come to be called otherwise.
+            if for_swap or isinstance(target, KprobeTarget | KprobeMultiTarget):
                 return Status(link=facts, hook=facts.hook)
         hook = self._kernel.resolve(target)
         if hook is None or (facts is not None and facts.hook == hook):

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from bpflinkd import programs
-from bpflinkd.core import attach_types
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.errors import KernelRefused, NotSupported
 from bpflinkd.core.model import NO_PROGRAM, ProgId
@@ -164,29 +163,3 @@ def _hook_of(place: bytes) -> KprobeHook | KprobeMultiHook:
     if functions:
         return KprobeMultiHook(functions)
     return KprobeHook(module.rstrip(b"\0").decode(), load_number)
-
-
-class Trial:
-    """Slots that are on no probe, to ask the kernel whether a program can be dispatched."""
-
-    def __init__(self) -> None:
-        self._slots: dict[AttachType, Slot] = {}
-
-    def takes(self, prog_fd: int, attach_type: AttachType) -> bool:
-        """Put the program in and take it out again."""
-        slot = self._slots.get(attach_type)
-        if slot is None:
-            hook = KprobeHook() if attach_type is attach_types.KPROBE else KprobeMultiHook(1)
-            dispatcher = load(attach_type, hook)
-            # The map keeps what the dispatcher's load made it expect of programs.
-            os.close(dispatcher.fd)
-            slot = self._slots[attach_type] = dispatcher.slot
-        try:
-            slot.put(prog_fd)
-        except OSError:
-            return False
-        slot.empty()
-        return True
-
-
-TRIAL: Final = Trial()

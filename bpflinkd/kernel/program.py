@@ -8,7 +8,7 @@ from bpflinkd.core import attach_types
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.errors import BadProgram
 from bpflinkd.core.model import ProgramInfo, Source
-from bpflinkd.kernel import dispatcher, info, libbpf
+from bpflinkd.kernel import info, libbpf, trial
 
 _NO_CGROUP = -1
 
@@ -44,7 +44,8 @@ class HeldProgram:
         Source: kernel/bpf/syscall.c link_create(), bpf_prog_attach_check_attach_type().
         """
         if attach_type in attach_types.KPROBES:
-            return dispatcher.TRIAL.takes(self.fd, attach_type)
+            by_others = self.declared is None and attach_type is attach_types.KPROBE
+            return trial.slot_takes(self.fd, attach_type) and not (by_others and trial.may_sleep(self.fd))
         if attach_type is attach_types.XDP:
             return self.info.type == attach_types.ProgramType.XDP
         try:

@@ -7,6 +7,7 @@ for as long as no module comes or goes.
 import fnmatch
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ _TRACEABLE: Final = (
     Path("/sys/kernel/debug/tracing/available_filter_functions"),
 )
 _BLACKLIST: Final = Path("/sys/kernel/debug/kprobes/blacklist")
+_BLOCK: Final = 1 << 18
+_ADDRESS: Final = re.compile(rb"^([0-9a-f]+) [tTwW] ", re.MULTILINE)
 _KEPT: Final = 4096
 """Answers that are kept at the most."""
 
@@ -71,20 +74,36 @@ def load_of(module: str) -> int:
 
 
 def _lines_of(symbol: str) -> Iterator[Function]:
-    name = re.escape(symbol.encode())
-    for address, module in re.findall(
-        rb"^([0-9a-f]+) [tTwW] " + name + rb"(?:\t\[(\w+)\])?$", _KALLSYMS.read_bytes(), re.MULTILINE
-    ):
-        yield Function(int(address, 16), module.decode())
+    line = re.compile(
+        rb"^([0-9a-f]+) [tTwW] " + re.escape(symbol.encode()) + rb"(?:\t\[(\w+)\])?$", re.MULTILINE
+    )
+    for block in _blocks(_KALLSYMS):
+        # Most blocks do not have it, and to find that out this way costs a tenth.
+        if b" " + symbol.encode() in block:
+            for address, module in line.findall(block):
+                yield Function(int(address, 16), module.decode())
+
+
+def _blocks(place: Path) -> Iterator[bytes]:
+    """A file in parts of whole lines, so small that looking at one delays no other thread."""
+    rest = b""
+    with place.open("rb") as file:
+        while read := file.read(_BLOCK):
+            whole, newline, rest = (rest + read).rpartition(b"\n")
+            yield whole + newline
+    if rest:
+        yield rest
 
 
 def size_at(address: int) -> int:
     """Bytes from a function's beginning to the next symbol; 0 where addresses are hidden."""
     if not address:
         return 0
-    text = re.findall(rb"^([0-9a-f]+) [tTwW] ", _KALLSYMS.read_bytes(), re.MULTILINE)
-    later = [found for found in (int(word, 16) for word in text) if found > address]
-    return min(later, default=address) - address
+    after = address
+    for block in _blocks(_KALLSYMS):
+        found = (int(word, 16) for word in _ADDRESS.findall(block))
+        after = min((a for a in found if a > address and (after == address or a < after)), default=after)
+    return after - address
 
 
 def traceable(pattern: str) -> list[str]:
@@ -94,10 +113,7 @@ def traceable(pattern: str) -> list[str]:
         NotSupported: the kernel's list of them cannot be read.
     """
     names = re.compile(rb"^(" + _translated(pattern) + rb")(?=[ \n])", re.MULTILINE)
-    text = _read_traceable()
-    counts: dict[bytes, int] = {}
-    for name in names.findall(text):
-        counts[name] = counts.get(name, 0) + 1
+    counts = Counter(name for block in _blocks(_traceable_list()) for name in names.findall(block))
     return sorted(name.decode() for name, count in counts.items() if count == 1)
 
 
@@ -107,12 +123,10 @@ def _translated(pattern: str) -> bytes:
     return inner.replace(".*", r"\S*").encode()
 
 
-def _read_traceable() -> bytes:
+def _traceable_list() -> Path:
     for place in _TRACEABLE:
-        try:
-            return place.read_bytes()
-        except OSError:
-            continue
+        if os.access(place, os.R_OK):
+            return place
     raise NotSupported(
         f"{_TRACEABLE[0]} cannot be read, which lists the functions that can be traced; mount it with "
         "'mount -t tracefs tracefs /sys/kernel/tracing'"

@@ -60,15 +60,21 @@ def run(
             _end(guest)
             copier.wait(10)
     if not (results / "exit").exists():
-        raise GuestError(f"the guest {kernel.release} ended early; its console: {_tail(results / 'console')}")
+        raise GuestError(
+            f"the guest {kernel.release} ended early, virtme-ng with {guest.returncode}; its console: "
+            f"{_tail(results / 'console')}"
+        )
     return int((results / "exit").read_text())
 
 
 def _vng(kernel: Kernel, results: Path, command: str) -> list[str]:
     # /dev/kvm is there on machines where it does not work: it must be asked for.
-    emulated = [] if os.environ.get("BPFLINKD_KVM") else ["--disable-kvm"]
+    # Emulated processors take turns on one thread: with a thread each, one may still meet the int3 that
+    # the kernel puts where it patches code, after the kernel is done, and the guest panics.
+    emulated = [] if os.environ.get("BPFLINKD_KVM") else ["--disable-kvm", "-o", " -accel tcg,thread=single"]
     return [
         "vng",
+        "--verbose",  # the kernel's messages are part of the result
         *("-r", str(kernel.image)),
         *emulated,
         "--disable-microvm",
