@@ -13,7 +13,7 @@ GUEST_PACKAGES := qemu-system-x86 udev kmod file
 STAMP := .venv/built
 
 .DEFAULT_GOAL := help
-.PHONY: help build packages guest-packages integration demo test check unit kernel bench install uninstall clean format
+.PHONY: help build packages guest-packages integration demo test check unit kernel bench bench-guest install uninstall clean format
 
 help: ## Show what can be made.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -56,6 +56,9 @@ format: build ## Bring the code into its form.
 
 bench: build ## Measure; print a table.
 	$(BIN)/python -m bench
+
+bench-guest: build guest-packages ## Measure what needs kprobes, on a Debian kernel in a guest.
+	$(BIN)/python -m bench.guest
 
 LIBDIR := $(PREFIX)/lib/bpflinkd
 

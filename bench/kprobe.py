@@ -1,6 +1,6 @@
 """kprobes: what the dispatcher costs a hit, what a swap costs, and that no hit is lost or doubled.
 
-Needs a kernel with kprobes; `make bench-guest` runs these in one.
+Needs a kernel with kprobes; `make bench-guest` runs these in a guest.
 """
 
 import itertools

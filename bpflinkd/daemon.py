@@ -23,7 +23,7 @@ from bpflinkd.core.manager import Manager
 from bpflinkd.core.model import UnixMicros
 from bpflinkd.dbus.service import Service
 from bpflinkd.kernel.bpffs import PinDirectory
-from bpflinkd.kernel.compile import Limits
+from bpflinkd.kernel.helper import Limits
 from bpflinkd.kernel.system import LinuxKernel
 from bpflinkd.store import SqliteStore
 from bpflinkd.watch.netlink import NetlinkWatch

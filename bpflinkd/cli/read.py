@@ -131,7 +131,7 @@ def _show_fields(link: dict[str, Any]) -> list[tuple[str, str]]:
         ]
     fields += [
         ("Kernel link", str(link["kernel_link_id"] or "-")),
-        ("Hook", _pairs(link["hook"] or {})),
+        ("Hook", _hook(link["hook"] or {})),
         ("Missed", _missed(link)),
         ("Maps", ", ".join(link["maps"]) or "-"),
         ("Pins", link["pins"]),
@@ -143,6 +143,18 @@ def _target(target: dict[str, Any]) -> str:
     (kind, place), *details = target.items()
     detail = str(details[0][1]) if details else ""
     return words.target((kind, place, detail)) + (f", mode {detail}" if kind == "xdp" else "")
+
+
+def _hook(hook: dict[str, int]) -> str:
+    """What the target resolved to."""
+    for kind, number in hook.items():
+        if kind == "kernel":
+            return "in the kernel itself"
+        if kind.startswith("module "):
+            return f"in {kind}, loading {number}"
+        if kind == "functions":
+            return f"{number} functions"
+    return _pairs(hook)
 
 
 def _missed(link: dict[str, Any]) -> str:

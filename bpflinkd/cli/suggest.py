@@ -11,6 +11,9 @@ from bpflinkd.cli.settings import Settings
 from bpflinkd.core.attach_types import CGROUP_ATTACH_TYPES
 from bpflinkd.dbus.client import ClientError
 
+_KPROBES: Final = ("kprobe", "kretprobe", "kprobe-multi", "kretprobe-multi")
+_LETTERS: Final = 3
+_MOST_FUNCTIONS: Final = 200
 _PATIENCE: Final = 1.0
 """Seconds that a Tab may take."""
 
@@ -36,15 +39,34 @@ def builtins(_context: click.Context, _word: str) -> list[str]:
 
 
 def targets(_context: click.Context, word: str) -> list[str]:
-    """Interfaces of this network namespace, kinds of kprobe, and cgroups one level below what is typed."""
+    """Interfaces of this network namespace, kprobes, and cgroups one level below what is typed."""
     found = [f"xdp:{name}" for name in _listed("/sys/class/net")]
-    found += ["kprobe:", "kretprobe:", "kprobe-multi:", "kretprobe-multi:"]
+    found += [f"{kind}:" for kind in _KPROBES]
+    kind, colon, function = word.partition(":")
+    if colon and kind in _KPROBES:
+        found += [f"{kind}:{name}" for name in _functions(function)]
     root = _cgroup_root()
     if root is not None:
         path = word.removeprefix("cgroup:") if word.startswith("cgroup:/") else "/"
         found += [f"cgroup:{child}" for child in _children(root, path)]
     # A shell takes words apart at blanks.
     return [name for name in found if not any(c.isspace() for c in name)]
+
+
+def _functions(beginning: str) -> list[str]:
+    """Kernel functions whose names begin so; none before there are enough letters to tell them apart."""
+    if len(beginning) < _LETTERS:
+        return []
+    found = set()
+    try:
+        with open("/proc/kallsyms") as symbols:
+            for line in symbols:
+                _, kind, name, *_ = line.split()
+                if kind in "tT" and name.startswith(beginning):
+                    found.add(name)
+    except OSError:
+        return []
+    return sorted(found)[:_MOST_FUNCTIONS]
 
 
 def _listed(directory: str) -> list[str]:

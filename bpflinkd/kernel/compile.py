@@ -5,73 +5,38 @@ with the capabilities that loading takes and no other, and its answer is not tru
 imports bcc.
 """
 
-import contextlib
 import errno
-import fcntl
 import functools
 import hashlib
 import importlib.machinery
 import json
-import math
 import os
 import platform
 import re
-import select
 import signal
-import socket
 import stat
-import subprocess
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any, Final
 
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.errors import BadProgram, BpflinkdError, Internal, NotSupported, VerifierRejected
 from bpflinkd.core.model import StoredSource
-from bpflinkd.kernel import info, objects
+from bpflinkd.kernel import helper, info, objects
+from bpflinkd.kernel.helper import Limits
 from bpflinkd.kernel.program import HeldProgram, require_program_fd
 
 MAX_SOURCE: Final = 1 << 20
 """Bytes of the largest C source that we take."""
-MAX_LOG: Final = 1 << 18
-"""Bytes that we keep of what clang and the verifier say."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What one compile may use up."""
-
-    seconds: float = 60.0
-    """Wall clock; processor time is limited to the same, rounded up."""
-    memory: int = 1 << 30
-    """Bytes of address space."""
 
 
 LIMITS: Final = Limits()
 
-_CAPABILITIES: Final = "-all,+bpf,+perfmon,+net_admin"
-# Debian's python by its path, not ours: bcc is built for it, and a virtual environment may lie where nobody
-# may not read. For the same reason the helper's text comes in a memfd and not from our package's directory.
-# -I -S -B: no environment, no site-packages (PyPI has another bcc), no files written.
-_LAUNCHER: Final = (
-    *("/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
-    *(f"--inh-caps={_CAPABILITIES}", f"--ambient-caps={_CAPABILITIES}", f"--bounding-set={_CAPABILITIES}"),
-    *("--no-new-privs", "--pdeathsig", "KILL", "--"),
-)
-_PYTHON: Final = ("/usr/bin/python3", "-I", "-S", "-B")
-_ENVIRONMENT: Final = {"HOME": "/nonexistent", "LC_ALL": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 _DIST_PACKAGES: Final = "/usr/lib/python3/dist-packages"
 
-_GRACE: Final = 5.0
-"""Seconds between a dying process's closing its socket and having a status: a big one is torn down first."""
-_MESSAGE: Final = 65536
-_MOST_FDS: Final = 253
-"""SCM_MAX_FD: more do not fit one message."""
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _ERROR: Final = re.compile(r"^(\S+:\d+:\d+): (?:fatal )?error: (.*)$", re.MULTILINE)
 _MEMORY_SIGNS: Final = ("out of memory", "bad_alloc", "Cannot allocate memory")
-_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 def unsupported() -> str:
@@ -145,7 +110,7 @@ def run_helper(
     attach_type: AttachType,
     *,
     limits: Limits = LIMITS,
-    launcher: tuple[str, ...] = _LAUNCHER,
+    launcher: tuple[str, ...] = helper.LAUNCHER,
 ) -> HeldProgram:
     """Run one helper, whatever `script` makes of it; tests give their own, and drop nothing."""
     if function is not None and not _IDENTIFIER.fullmatch(function):
@@ -155,115 +120,18 @@ def run_helper(
         "type": int(attach_type.program_type),
         "attach_type": attach_type.number,
     }
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with (
-        ours,
-        theirs,
-        _memfd("bpflinkd-compiler", script, seals=_SEALS | fcntl.F_SEAL_WRITE) as script_fd,
-        # Its size is fixed, so that whatever the helper writes is kept without anybody draining it.
-        _memfd("bpflinkd-log", b"\0" * MAX_LOG, seals=_SEALS) as log_fd,
-    ):
-        message: bytes | None = None
-        with theirs:  # or its end would never be seen to close
-            limits_words = (str(limits.memory), str(math.ceil(limits.seconds)))
-            words = (*launcher, *_PYTHON, f"/proc/self/fd/{script_fd}", str(theirs.fileno()), *limits_words)
-            helper = _start(words, (script_fd, theirs.fileno()), log_fd)
-        try:
-            message, fds = _converse(ours, json.dumps(request).encode(), source, limits.seconds)
-        finally:
-            status = _end(helper, _GRACE if message == b"" else 0.0)
-        with _closed_on_error(fds):
-            log = os.pread(log_fd, MAX_LOG, 0)
-            if message is None:
-                raise BadProgram(
-                    f"the source was still being compiled after {limits.seconds:g} s, so the compiler was "
-                    "stopped; make it smaller, or compile it to an ELF object yourself",
-                    log=_readable(log),
-                )
-            if not message:
-                raise _death(status, _readable(log), limits)
-            return _held(_parsed(message, log), fds, source, function, attach_type, log, limits)
-
-
-@contextlib.contextmanager
-def _memfd(name: str, data: bytes, *, seals: int) -> Iterator[int]:
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        with os.fdopen(os.dup(fd), "wb") as file:
-            file.write(data)
-        os.lseek(fd, 0, os.SEEK_SET)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _start(words: tuple[str, ...], passed: tuple[int, ...], log_fd: int) -> subprocess.Popen[bytes]:
-    try:
-        return subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=log_fd,
-            stderr=log_fd,
-            pass_fds=passed,
-            cwd="/",
-            env=_ENVIRONMENT,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise Internal(
-            f"the compiler process cannot be started: {error.filename or words[0]}: "
-            f"{os.strerror(error.errno or 0)}"
-        ) from None
-
-
-def _end(helper: subprocess.Popen[bytes], grace: float) -> int:
-    """Kill what is left of the helper and reap it; its status. It gets `grace` seconds to end by itself."""
-    if grace:
-        # By a pidfd, as it must not be reaped yet: until then nobody else can have the group's id.
-        pidfd = os.pidfd_open(helper.pid)
-        try:
-            ending = select.poll()
-            ending.register(pidfd, select.POLLIN)
-            ending.poll(grace * 1000)
-        finally:
-            os.close(pidfd)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(helper.pid, signal.SIGKILL)
-    return helper.wait()
-
-
-def _converse(
-    channel: socket.socket, request: bytes, source: bytes, seconds: float
-) -> tuple[bytes | None, list[int]]:
-    """Ask, and wait for the answer: its bytes and fds. None: it did not come in time; empty: never will."""
-    with _memfd("bpflinkd-source", source, seals=_SEALS | fcntl.F_SEAL_WRITE) as source_fd:
-        try:
-            socket.send_fds(channel, [request], [source_fd])
-        except (BrokenPipeError, ConnectionResetError):
-            return b"", []
-    poll = select.poll()
-    poll.register(channel, select.POLLIN)
-    if not poll.poll(seconds * 1000):
-        return None, []
-    try:
-        message, fds, flags, _ = socket.recv_fds(channel, _MESSAGE, _MOST_FDS, socket.MSG_CMSG_CLOEXEC)
-    except ConnectionResetError:
-        return b"", []
-    with _closed_on_error(fds):
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            raise Internal("the compiler process answered more than fits one message")
-    return message, fds
-
-
-@contextlib.contextmanager
-def _closed_on_error(fds: list[int]) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        for fd in fds:
-            os.close(fd)
-        raise
+    answer = helper.ask(script, json.dumps(request).encode(), source, limits, launcher)
+    with helper.closed_on_error(answer.fds):
+        if answer.message is None:
+            raise BadProgram(
+                f"the source was still being compiled after {limits.seconds:g} s, so the compiler was "
+                "stopped; make it smaller, or compile it to an ELF object yourself",
+                log=_readable(answer.log),
+            )
+        if not answer.message:
+            raise _death(answer.status, _readable(answer.log), limits)
+        said = _parsed(answer.message, answer.log)
+        return _held(said, answer.fds, source, function, attach_type, answer.log, limits)
 
 
 def _death(status: int, log: str, limits: Limits) -> BpflinkdError:

@@ -47,8 +47,9 @@ from bpflinkd.core.targets import (
 from bpflinkd.kernel import compile as compiler
 from bpflinkd.kernel import errnos, features, holders, info, libbpf, objects, program, xdp
 from bpflinkd.kernel.cgroup import CgroupTree
-from bpflinkd.kernel.compile import LIMITS, Limits
+from bpflinkd.kernel.compile import LIMITS
 from bpflinkd.kernel.dispatched import DispatchedLink
+from bpflinkd.kernel.helper import Limits
 from bpflinkd.kernel.kprobe import Kprobes
 from bpflinkd.kernel.link import HeldLink
 from bpflinkd.kernel.program import HeldProgram

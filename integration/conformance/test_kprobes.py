@@ -1,5 +1,10 @@
 """What is particular to kprobes: the slot and its misses, cookies, and what cannot be dispatched."""
 
+import contextlib
+import random
+import threading
+import time
+
 import pytest
 from gi.repository import GLib
 
@@ -9,6 +14,8 @@ from integration.conformance.test_promises import NAME, hits_of, kernel_objects
 from tests.lab import Daemon
 from tests.lab.daemon import Refused, elf, pinned
 from tests.lab.world import run, until
+
+KILLS = 4
 
 
 @pytest.fixture
@@ -186,3 +193,39 @@ def test_two_links_on_one_function_both_count(daemon: Daemon, kprobe: Kprobe) ->
     with kprobe.under_load() as load:
         pass
     assert hits_of(daemon)[0] == load.events
+
+
+def test_kill_9_at_random_moments_of_attach_replace_and_detach(daemon: Daemon, kprobe: Kprobe) -> None:
+    """Record, slot and pins agree after each start; one link at most, and it counts what it is told."""
+    chance = random.Random(20261121)
+    for _ in range(KILLS):
+        change = threading.Thread(target=_change_until_refused, args=(daemon, kprobe), daemon=True)
+        change.start()
+        time.sleep(chance.uniform(0.5, 4))
+        daemon.kill()
+        change.join(60)
+        daemon.start()
+        links = daemon.links()
+        assert {pin.name for pin in daemon.pins.iterdir()} == set(links)
+        if NAME not in links:
+            continue
+        assert links[NAME]["State"] == "active"
+        pins = {pin.name for pin in (daemon.pins / NAME).iterdir()}
+        assert pins == {"link", "slot", "program", "maps"}
+        hits, missed = hits_of(daemon), links[NAME]["Missed"]
+        before = hits[0]
+        with kprobe.under_load() as load:
+            pass
+        assert (hits[0] - before, daemon.link(NAME)["Missed"]) == (load.events, missed)
+        assert missed == 0
+        daemon.detach(NAME)
+
+
+def _change_until_refused(daemon: Daemon, kprobe: Kprobe) -> None:
+    """Attach, replace, detach, over and over, until the daemon is gone."""
+    with contextlib.suppress(Refused):
+        while True:
+            daemon.attach(NAME, kprobe.target(), elf(compiled("kprobe")))
+            for _ in range(3):
+                daemon.replace(NAME, elf(compiled("kprobe")))
+            daemon.detach(NAME)

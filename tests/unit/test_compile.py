@@ -14,7 +14,8 @@ import pytest
 from bpflinkd.core import attach_types
 from bpflinkd.core.errors import BadProgram, BpflinkdError, Internal, NotSupported, VerifierRejected
 from bpflinkd.kernel import compile as compiling
-from bpflinkd.kernel.compile import Limits
+from bpflinkd.kernel import helper
+from bpflinkd.kernel.helper import Limits
 
 SOURCE = b"int f(struct xdp_md *ctx) { return XDP_PASS; }\n"
 
@@ -286,7 +287,7 @@ def test_a_helper_that_closes_its_end_unheard_is_a_sentence() -> None:
 
 
 def test_a_helper_that_closes_its_end_and_stays_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "_GRACE", 0.2)
+    monkeypatch.setattr(helper, "_GRACE", 0.2)
     with pytest.raises(BadProgram, match="SIGKILL"):
         run("import os, sys, time; os.close(int(sys.argv[1])); time.sleep(60)", prologue="")
 
@@ -347,7 +348,7 @@ except PermissionError:
 """
     with pytest.raises(BadProgram) as caught:
         run(script)
-    assert len(caught.value.log) == compiling.MAX_LOG
+    assert len(caught.value.log) == helper.MAX_LOG
 
 
 def test_a_log_moves_no_cursor_and_names_the_source() -> None:
