@@ -115,7 +115,7 @@ def counted_once(setting: Setting) -> Iterator[Row]:
             kernel.swap(link, KprobeTarget(symbol=_MAX), new, old.info.id)
         running.stdin.close()
         made = int(running.stdout.read().split()[0])
-    missed = link.missed()
+    missed = link.misses().empty
     counted = [each[0] for each in counters]
     link.detach()
     link.close()

@@ -160,7 +160,9 @@ def _hook(hook: dict[str, int]) -> str:
 def _missed(link: dict[str, Any]) -> str:
     """Only for kprobes, which alone have a slot that can be found empty."""
     is_kprobe = any("probe" in kind for kind in link["target"])
-    return f"{link['missed']} hits found the slot empty" if is_kprobe else ""
+    if not is_kprobe:
+        return ""
+    return f"{link['missed']} hits found the slot empty, {link['suppressed']} were suppressed by the kernel"
 
 
 def _pairs(value: dict[str, Any]) -> str:

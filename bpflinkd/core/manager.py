@@ -447,5 +447,5 @@ class Manager:
             health=entry.health,
             link_id=link.id if link else None,
             maps=tuple(program.maps) if program else (),
-            missed=link.missed if link else None,
+            misses=link.misses if link else None,
         )

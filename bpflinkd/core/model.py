@@ -7,7 +7,7 @@ types on purpose: where they differ, the kernel is the truth and the record is t
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, NewType, TypeAlias
+from typing import Final, NamedTuple, NewType, TypeAlias
 
 from bpflinkd.core.targets import Hook, Target, XdpMode
 
@@ -268,6 +268,16 @@ class Feature:
     """Empty where it can be used; else a sentence that says why not."""
 
 
+class Misses(NamedTuple):
+    """Hits of a kprobe that ran no program, since the bpf_link was made."""
+
+    empty: int
+    """The slot was empty."""
+    suppressed: int
+    """The kernel runs no kprobe program on a processor while a map is being read there by a system call,
+    or in one that is running already. Counted by kernels from 6.7 on."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkView:
     """All that a reader may see of a link, at one moment."""
@@ -277,5 +287,5 @@ class LinkView:
     link_id: LinkId | None
     maps: tuple[str, ...] = field(default=())
     """Names of the maps pinned under the link."""
-    missed: Callable[[], int] | None = None
-    """For kprobes: reads how many hits found the slot empty since the link was made. From any thread."""
+    misses: Callable[[], Misses] | None = None
+    """For kprobes: reads how many hits ran nothing. From any thread."""

@@ -15,6 +15,7 @@ from bpflinkd.core.model import (
     Generation,
     LinkFacts,
     LinkId,
+    Misses,
     Occupant,
     ProgId,
     ProgramInfo,
@@ -58,8 +59,8 @@ class Link(Protocol):
     @property
     def id(self) -> LinkId: ...
     @property
-    def missed(self) -> Callable[[], int] | None:
-        """For kprobes: reads the dispatcher's count of missed tail calls. From any thread."""
+    def misses(self) -> Callable[[], Misses] | None:
+        """For kprobes: reads how many hits ran nothing. From any thread."""
 
     def facts(self) -> LinkFacts: ...
     def mark_good(self) -> None:

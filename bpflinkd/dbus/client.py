@@ -137,6 +137,7 @@ class LinkProperties(TypedDict):
     Maps: list[str]
     Cookie: int
     Missed: int
+    Suppressed: int
 
 
 class ManagerProperties(TypedDict):

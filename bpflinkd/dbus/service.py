@@ -82,7 +82,7 @@ class _Published:
     def managed(self) -> GLib.Variant:
         """The entry of GetManagedObjects: {oa{sa{sv}}}."""
         # A count of misses is read anew for each asking.
-        if self.entry is None or self.view.missed is not None:
+        if self.entry is None or self.view.misses is not None:
             path = GLib.Variant.new_object_path(wire.path_of(self.view.record.name))
             self.entry = GLib.Variant.new_dict_entry(path, self.interfaces())
         return self.entry

@@ -14,6 +14,7 @@ from bpflinkd.core.model import (
     Builtin,
     Foreign,
     LinkView,
+    Misses,
     ObjectFile,
     Occupant,
     PinnedProgram,
@@ -290,6 +291,7 @@ def row(view: LinkView) -> GLib.Variant:
 def link_properties(view: LinkView) -> dict[str, GLib.Variant]:
     """Every property of the Link interface."""
     record, health, current = view.record, view.health, view.record.generation
+    misses = view.misses() if view.misses is not None else Misses(0, 0)
     return {
         "Name": _string(record.name),
         "Target": target(record.target),
@@ -309,5 +311,6 @@ def link_properties(view: LinkView) -> dict[str, GLib.Variant]:
         "Hook": _hook(record.hook),
         "Maps": GLib.Variant.new_strv(list(view.maps)),
         "Cookie": _u64(getattr(record.target, "cookie", 0)),
-        "Missed": _u64(view.missed() if view.missed is not None else 0),
+        "Missed": _u64(misses.empty),
+        "Suppressed": _u64(misses.suppressed),
     }

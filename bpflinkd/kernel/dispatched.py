@@ -18,16 +18,16 @@ class DispatchedLink(HeldLink):
     INFO_SIZE = 16
     """What follows in `struct bpf_link_info` goes both ways: the kernel would refuse its own answer."""
 
-    def __init__(self, fd: int, slot: Slot, missed: MissCounter, hook: KprobeHook | KprobeMultiHook) -> None:
+    def __init__(self, fd: int, slot: Slot, misses: MissCounter, hook: KprobeHook | KprobeMultiHook) -> None:
         self.slot = slot
-        self._counter = missed
+        self._misses = misses
         self._hook = hook
         self._runs_good = NO_PROGRAM
         super().__init__(fd)
 
     @property
-    def missed(self) -> MissCounter:
-        return self._counter
+    def misses(self) -> MissCounter:
+        return self._misses
 
     def facts(self) -> LinkFacts:
         told = super().facts()
@@ -62,8 +62,8 @@ def reopened(fd: int) -> HeldLink:
         told = info.link_info(fd)
         if told.type not in (libbpf.BPF_LINK_TYPE_PERF_EVENT, libbpf.BPF_LINK_TYPE_KPROBE_MULTI):
             return HeldLink(fd)
-        slot, missed, hook = dispatcher.opened(told.prog_id)
+        slot, misses, hook = dispatcher.opened(told.prog_id)
     except OSError:
         os.close(fd)
         raise
-    return DispatchedLink(fd, slot, missed, hook)
+    return DispatchedLink(fd, slot, misses, hook)

@@ -18,9 +18,10 @@ from typing import Final
 from bpflinkd import programs
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.errors import KernelRefused, NotSupported
-from bpflinkd.core.model import NO_PROGRAM, ProgId
+from bpflinkd.core.model import NO_PROGRAM, Misses, ProgId
 from bpflinkd.core.targets import KprobeHook, KprobeMultiHook
 from bpflinkd.kernel import info, libbpf
+from bpflinkd.kernel.priority import unpreempted
 
 _NAME: Final = "bpflinkd"
 _SLOT: Final = 0
@@ -44,7 +45,8 @@ class Slot:
         """The program that is in it; `NO_PROGRAM` where it is empty."""
         found = c_uint32()
         try:
-            libbpf.map_lookup(self.fd, _SLOT, ctypes.byref(found))
+            with unpreempted():
+                libbpf.map_lookup(self.fd, _SLOT, ctypes.byref(found))
         except FileNotFoundError:
             return NO_PROGRAM
         return ProgId(found.value)
@@ -66,19 +68,27 @@ class Slot:
 
 
 class MissCounter:
-    """The dispatcher's count of hits that found the slot empty. Any thread may call it at any time:
-    the fd is closed when nobody refers to the counter any more, not when the link ends."""
+    """The dispatcher's count of hits that found the slot empty, and the kernel's of those that it
+    suppressed. Any thread may call it at any time: its fds are closed when nobody refers to it any more, not
+    when the link ends."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._values = (c_uint64 * _possible_cpus())()
-        weakref.finalize(self, os.close, fd)
+    def __init__(self, program_fd: int, missed_fd: int) -> None:
+        """Takes both fds: the dispatcher's, and that of its map `missed`."""
+        self._program, self._missed = program_fd, missed_fd
+        self._values = c_uint64 * _possible_cpus()
+        weakref.finalize(self, _close, program_fd, missed_fd)
 
-    def __call__(self) -> int:
-        """The sum over all processors since the link was made."""
-        values = type(self._values)()
-        libbpf.map_lookup(self._fd, 0, values)
-        return sum(values)
+    def __call__(self) -> Misses:
+        """Sums over all processors since the link was made."""
+        values = self._values()
+        with unpreempted():
+            libbpf.map_lookup(self._missed, 0, values)
+        return Misses(empty=sum(values), suppressed=info.recursion_misses(self._program))
+
+
+def _close(*fds: int) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _possible_cpus() -> int:
@@ -89,11 +99,11 @@ def _possible_cpus() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Dispatcher:
-    """A loaded dispatcher. Whoever gets it owns its fds."""
+    """A loaded dispatcher. Whoever gets it owns `fd` and the slot."""
 
     fd: int
     slot: Slot
-    missed: MissCounter
+    misses: MissCounter
 
     def close(self) -> None:
         """Give up our references."""
@@ -124,7 +134,7 @@ def load(attach_type: AttachType, hook: KprobeHook | KprobeMultiHook) -> Dispatc
             return Dispatcher(
                 fd=os.dup(libbpf.program_fd(program)),
                 slot=Slot(os.dup(libbpf.map_fd(maps["slot"]))),
-                missed=MissCounter(os.dup(libbpf.map_fd(maps["missed"]))),
+                misses=MissCounter(os.dup(libbpf.program_fd(program)), os.dup(libbpf.map_fd(maps["missed"]))),
             )
         finally:
             libbpf.object_close(handle)
@@ -133,23 +143,22 @@ def load(attach_type: AttachType, hook: KprobeHook | KprobeMultiHook) -> Dispatc
 def opened(prog_id: int) -> tuple[Slot, MissCounter, KprobeHook | KprobeMultiHook]:
     """The slot, counter and hook of a dispatcher that is loaded already. OSError: it is none of ours."""
     fds: dict[int, int] = {}
+    prog_fd = libbpf.prog_fd_by_id(prog_id)
     try:
-        with info.opened_program(prog_id) as prog_fd:
-            for map_id in info.map_ids(prog_fd):
-                fd = libbpf.map_fd_by_id(map_id)
-                fds[info.map_type(fd)] = fd
+        for map_id in info.map_ids(prog_fd):
+            fd = libbpf.map_fd_by_id(map_id)
+            fds[info.map_type(fd)] = fd
         if fds.keys() != _MAP_TYPES:
             raise OSError(errno.EINVAL, f"program id {prog_id} is not a dispatcher of ours")
         place = ctypes.create_string_buffer(_PLACE.size)
         libbpf.map_lookup(fds[libbpf.BPF_MAP_TYPE_ARRAY], 0, place)
     except OSError:
-        for fd in fds.values():
-            os.close(fd)
+        _close(prog_fd, *fds.values())
         raise
     os.close(fds[libbpf.BPF_MAP_TYPE_ARRAY])
     slot = Slot(fds[libbpf.BPF_MAP_TYPE_PROG_ARRAY])
-    missed = MissCounter(fds[libbpf.BPF_MAP_TYPE_PERCPU_ARRAY])
-    return slot, missed, _hook_of(place.raw)
+    misses = MissCounter(prog_fd, fds[libbpf.BPF_MAP_TYPE_PERCPU_ARRAY])
+    return slot, misses, _hook_of(place.raw)
 
 
 def _place_of(hook: KprobeHook | KprobeMultiHook) -> bytes:

@@ -16,6 +16,7 @@ from bpflinkd.kernel import libbpf
 LINK_INFO_SIZE: Final = 64
 """Bytes of `struct bpf_link_info` that we ask for; XDP and cgroup links fill the first 28."""
 _PROG_INFO_SIZE: Final = 80
+_PROG_INFO_STATS_SIZE: Final = 216
 _MAP_INFO_SIZE: Final = 64
 
 
@@ -83,6 +84,14 @@ def map_ids(prog_fd: int) -> tuple[int, ...]:
     libbpf.obj_info(prog_fd, buffer, c_uint32(_PROG_INFO_SIZE))
     (count,) = struct.unpack_from("=I", buffer.raw, 52)
     return tuple(ids[:count])
+
+
+def recursion_misses(prog_fd: int) -> int:
+    """Runs that the kernel left out: u64 at byte 208; 0 on kernels that do not count them."""
+    buffer = ctypes.create_string_buffer(_PROG_INFO_STATS_SIZE)
+    libbpf.obj_info(prog_fd, buffer, c_uint32(_PROG_INFO_STATS_SIZE))
+    (count,) = struct.unpack_from("=Q", buffer.raw, 208)
+    return int(count)
 
 
 def map_type(map_fd: int) -> int:

@@ -59,7 +59,7 @@ class Kprobes:
                 fd = _attach_one(target, made)
             else:
                 fd = _attach_many(target, matching, made)
-            link = DispatchedLink(fd, made.slot, made.missed, hook)
+            link = DispatchedLink(fd, made.slot, made.misses, hook)
         except BaseException:
             made.close()
             raise

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from ctypes import byref, c_uint32
 
 from bpflinkd.core.errors import KernelRefused
-from bpflinkd.core.model import LinkFacts, LinkId
+from bpflinkd.core.model import LinkFacts, LinkId, Misses
 from bpflinkd.kernel import info, libbpf
 
 
@@ -50,7 +50,7 @@ class HeldLink:
         return result == 0 and self._bytes == self._good
 
     @property
-    def missed(self) -> Callable[[], int] | None:
+    def misses(self) -> Callable[[], Misses] | None:
         return None
 
     def detach(self) -> None:

@@ -8,7 +8,7 @@ from tests.lab import Daemon
 from tests.lab.daemon import Refused, elf
 
 
-@pytest.mark.parametrize("feature", ["xdp", "cgroup", "kprobe", "kprobe-multi", "source"])
+@pytest.mark.parametrize("feature", ["xdp", "cgroup", "kprobe", "kprobe-multi", "source"], ids="of {}".format)
 def test_a_feature_is_told_as_it_is(daemon: Daemon, feature: str) -> None:
     """What cannot be done is refused with the sentence that status shows."""
     can, reason = next((can, why) for name, can, why in daemon.call("Features") if name == feature)

@@ -187,6 +187,17 @@ def test_an_offset_is_hit(daemon: Daemon, kprobe: Kprobe) -> None:
     assert daemon.link(NAME)["Target"]["kprobe"] == kprobe.function
 
 
+def test_looking_at_a_link_suppresses_no_hit(daemon: Daemon, kprobe: Kprobe) -> None:
+    """A reader of maps that is preempted would: docs/kprobes.md. The daemon reads all the time here."""
+    daemon.attach(NAME, kprobe.target(), elf(compiled("kprobe")))
+    hits = hits_of(daemon)
+    with kprobe.under_load() as load:
+        for _ in range(200):
+            daemon.link(NAME)
+    assert hits[0] == load.events
+    assert (daemon.link(NAME)["Missed"], daemon.link(NAME)["Suppressed"]) == (0, 0)
+
+
 def test_two_links_on_one_function_both_count(daemon: Daemon, kprobe: Kprobe) -> None:
     daemon.attach(NAME, kprobe.target(), elf(compiled("kprobe")))
     daemon.attach("beside", kprobe.target(), elf(compiled("kprobe")))

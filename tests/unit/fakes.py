@@ -69,7 +69,7 @@ class FakeLink:
     hook: Hook | None = HOOK
     id: LinkId = LINK_ID
     closed: bool = False
-    missed: None = None
+    misses: None = None
 
     def facts(self) -> LinkFacts:
         return LinkFacts(id=self.id, prog_id=ProgId(self.prog_id), hook=self.hook)

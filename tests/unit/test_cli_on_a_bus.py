@@ -50,6 +50,7 @@ LINK = {
     "Maps": ("as", ["counts"]),
     "Cookie": ("t", 0),
     "Missed": ("t", 0),
+    "Suppressed": ("t", 0),
 }
 PATHS = {"bpffs": "/b", "state": "/s", "config": "/c", "runtime": "/r"}
 MANAGER = {
@@ -165,6 +166,7 @@ def test_the_document_of_a_link_is_the_same_from_list_and_show(bus: str) -> None
         "maps": ["counts"],
         "cookie": 0,
         "missed": 0,
+        "suppressed": 0,
         "pins": "/b/edge",
     }
 
