@@ -40,10 +40,16 @@ def main(places: Sequence[str], quiet: bool) -> None:
     chosen = places or PLACES
     if set(chosen) != {HERE}:
         _install()
-    # A guest keeps about one processor busy. This machine's own kernel goes first: it is the fastest.
-    with ThreadPoolExecutor(max_workers=max(2, (os.cpu_count() or 2) // 2)) as pool:
-        work = [pool.submit(_report, place, partial(hear, place)) for place in chosen]
-        reports = [done.result() for done in work]
+    found = {place: _report(place, partial(hear, place)) for place in chosen if place == HERE}
+    # A guest keeps one processor busy. Newest first: they have the most to try.
+    with ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2)) as pool:
+        work = {
+            place: pool.submit(_report, place, partial(hear, place))
+            for place in reversed(PLACES)
+            if place in chosen and place != HERE
+        }
+        found |= {place: done.result() for place, done in work.items()}
+    reports = [found[place] for place in PLACES if place in found]
     console.print(_table(reports))
     for line in _notes(reports):
         console.print(line)

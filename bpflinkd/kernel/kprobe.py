@@ -122,7 +122,7 @@ def _event_error(error: OSError, target: KprobeTarget) -> BpflinkdError:
         case errno.EILSEQ:
             return BadTarget(
                 f"{target} is not where an instruction begins; the boundaries are in the function's "
-                "disassembly, 'gdb -batch -ex \"disassemble SYMBOL\" vmlinux' prints it"
+                f"disassembly: gdb -batch -ex 'disassemble {target.symbol}' vmlinux"
             )
         case errno.EINVAL:
             why = (

@@ -15,7 +15,7 @@ from tests.lab import Daemon
 from tests.lab.daemon import Refused, elf, pinned
 from tests.lab.world import run, until
 
-KILLS = 4
+KILLS = 3
 
 
 @pytest.fixture
