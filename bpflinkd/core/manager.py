@@ -7,7 +7,7 @@ import difflib
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import Final, assert_never
 
 from bpflinkd.core import names, plan, recovery
 from bpflinkd.core.errors import BpflinkdError, HookBusy, NameTaken, NoSuchLink
@@ -38,6 +38,7 @@ from bpflinkd.core.model import (
     Status,
     StoredObject,
     StoredSource,
+    UnixMicros,
 )
 from bpflinkd.core.ports import Clock, Kernel, Pins, Program, Publish, Store, Stored
 from bpflinkd.core.reconcile import NO_FIGHT, Change, Fight, Verdict, judge
@@ -56,6 +57,9 @@ from bpflinkd.core.targets import (
 )
 
 log = logging.getLogger(__name__)
+
+FEATURES_HOLD: Final = 5_000_000
+"""Microseconds for which what the kernel can do is taken to stay so."""
 
 
 @dataclass(slots=True)
@@ -89,6 +93,8 @@ class Manager:
         self._clock = clock
         self._executor = Executor(kernel, pins, store)
         self._links: dict[str, _Entry] = {}
+        self._features: tuple[Feature, ...] = ()
+        self._features_known = UnixMicros(0)
 
     # Verbs
 
@@ -185,8 +191,11 @@ class Manager:
         return self._kernel.open_program(source, target)
 
     def features(self) -> tuple[Feature, ...]:
-        """What this kernel and host can do."""
-        return self._kernel.features()
+        """What this kernel and host can do. Tried again only after a while: anybody may ask."""
+        now = self._clock()
+        if not self._features or now > self._features_known + FEATURES_HOLD:
+            self._features, self._features_known = self._kernel.features(), now
+        return self._features
 
     def list_foreign(self, caller: Caller) -> tuple[Foreign, ...]:
         """Programs that are not ours, on XDP hooks and on the cgroups of our links."""
