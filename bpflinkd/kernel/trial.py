@@ -40,7 +40,10 @@ def may_sleep(prog_fd: int) -> bool:
     programs of kprobe.multi there is no such question: kernels that let one into the slot also let it be
     attached directly.
     """
-    event = perf.open_kprobe(_NEVER_CALLED, 0, at_return=False)
+    try:
+        event = perf.open_kprobe(_NEVER_CALLED, 0, at_return=False)
+    except OSError:
+        return False  # it cannot be asked; what the slot said has to do
     try:
         os.close(libbpf.link_create_kprobe(prog_fd, event, 0))
     except OSError:
