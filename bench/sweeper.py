@@ -51,7 +51,7 @@ def main(state_dir: Path, bpffs: Path) -> None:
             if ask(fd, buffer, place) != 0:
                 raise OSError("a link cannot be read")
 
-    print(json.dumps(interleaved(floor, manager.sweep, _ROUNDS)))
+    print(json.dumps(interleaved(floor, manager.observer.sweep, _ROUNDS)))
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ class Daemon:
         GLib.idle_add(journal.write, news)
 
     def _heard(self, tiding: Tiding) -> None:
-        self._worker.submit(lambda: self._manager.hear(tiding))
+        self._worker.submit(lambda: self._manager.observer.hear(tiding))
 
     def _start_sweep(self, ended: Callable[[], None]) -> None:
         def done(_result: Any, error: BaseException | None) -> None:
@@ -148,7 +148,7 @@ class Daemon:
                 log.error("a sweep failed: %s", error, exc_info=error)
             ended()
 
-        self._worker.submit(self._manager.sweep, done)
+        self._worker.submit(self._manager.observer.sweep, done)
 
     def _stop(self) -> bool:
         systemd.notify("STOPPING=1")

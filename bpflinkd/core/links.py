@@ -1,0 +1,84 @@
+"""The links that we hold, with what was last known of each. For the worker thread only."""
+
+import difflib
+from dataclasses import dataclass
+
+from bpflinkd.core.errors import NoSuchLink
+from bpflinkd.core.executor import Held
+from bpflinkd.core.model import NO_PROGRAM, Health, LinkView, Occupant, Record, Status
+from bpflinkd.core.ports import Kernel
+from bpflinkd.core.reconcile import NO_FIGHT, Fight
+from bpflinkd.core.targets import KprobeMultiTarget, KprobeTarget
+
+
+@dataclass(slots=True)
+class Entry:
+    """All we know of one link between two calls."""
+
+    record: Record
+    health: Health
+    held: Held
+    fight: Fight = NO_FIGHT
+
+    def view(self) -> LinkView:
+        """What readers may see."""
+        link, program = self.held.link, self.held.program
+        return LinkView(
+            record=self.record,
+            health=self.health,
+            link_id=link.id if link else None,
+            maps=tuple(program.maps) if program else (),
+            misses=link.misses if link else None,
+        )
+
+    def hold(self, held: Held) -> None:
+        """Take new handles and close those that they replace."""
+        before, self.held = self.held, held
+        if before.link is not None and before.link is not held.link:
+            before.link.close()
+        if before.program is not None and before.program is not held.program:
+            before.program.close()
+
+
+class Links(dict[str, Entry]):
+    """Every link by name."""
+
+    def named(self, name: str) -> Entry:
+        """The link that a caller names, or `NoSuchLink` with the name that was perhaps meant."""
+        entry = self.get(name)
+        if entry is None:
+            close = difflib.get_close_matches(name, self, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "'bpflinkctl list' shows all"
+            raise NoSuchLink(f"there is no link {name!r}; {hint}")
+        return entry
+
+    def name_of(self, occupant: Occupant) -> str | None:
+        """The link of ours that this is after all."""
+        for name, entry in self.items():
+            if entry.held.link is not None and entry.held.link.id == occupant.link_id:
+                return name
+        return None
+
+    def drop(self, name: str) -> None:
+        """Forget a link, and close its handles."""
+        self.pop(name).hold(Held(link=None, program=None))
+
+
+def status_of(kernel: Kernel, entry: Entry, *, for_swap: bool = False) -> Status:
+    """Read the kernel: as little as tells how the link is.
+
+    For a swap of a link that is attached the target's name does not matter.
+    """
+    target, ours = entry.record.target, entry.held.program
+    facts = entry.held.link.facts() if entry.held.link else None
+    if facts is not None and facts.hook is not None:
+        if ours is not None and facts.prog_id != ours.info.id:
+            stranger = kernel.identify(facts) if facts.prog_id != NO_PROGRAM else None
+            return Status(link=facts, hook=facts.hook, occupant=stranger)
+        # A kernel function that we are on cannot come to be called otherwise.
+        if for_swap or isinstance(target, KprobeTarget | KprobeMultiTarget):
+            return Status(link=facts, hook=facts.hook)
+    hook = kernel.resolve(target)
+    if hook is None or (facts is not None and facts.hook == hook):
+        return Status(link=facts, hook=hook)
+    return Status(link=facts, hook=hook, occupant=kernel.occupant(hook))
