@@ -14,6 +14,7 @@ from typing import Final
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from integration.guest import kernels, machine, suite
@@ -114,7 +115,8 @@ def _notes(reports: Sequence[Report]) -> Iterator[str]:
         yield f"{report.kernel}: {kept} tests of no kind passed; {report.seconds:.0f} s {report.failure}"
         for outcome in report.outcomes:
             if outcome.result == "broken":
-                yield f"[bold red]{report.kernel}: BROKEN: {outcome.promise} {outcome.kind}[/]"
+                told = escape(f"BROKEN: {outcome.promise} {outcome.kind}: {outcome.why}")
+                yield f"[bold red]{report.kernel}: {told}[/]"
 
 
 if __name__ == "__main__":

@@ -199,7 +199,7 @@ class Kprobe(Kind):
 
 class Kretprobe(Kprobe):
     word = "kretprobe"
-    function = "__x64_sys_sched_getscheduler"
+    function = "__x64_sys_sched_getparam"
 
 
 class KprobeMulti(Kprobe):

@@ -31,6 +31,8 @@ class Outcome:
     """Empty for tests that are not of each kind."""
     result: str
     """`kept`, `broken`, or what the kernel lacks."""
+    why: str = ""
+    """What broke it, in a few lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +100,13 @@ def _read(release: str, report: Path) -> Report:
 
 def _outcome(case: ET.Element) -> Outcome:
     name, _, rest = case.get("name", "").partition("[")
-    result = "kept"
+    result, why = "kept", ""
     for child in case:
         if child.tag == "skipped":
             result = child.get("message", "skipped")
         elif child.tag in ("failure", "error"):
-            result = "broken"
+            result, why = "broken", child.get("message", "")[:500]
     variant = rest.removesuffix("]")
     kind = variant if variant in KINDS else ""
     promise = name.removeprefix("test_").replace("_", " ") + (f" ({variant})" if variant and not kind else "")
-    return Outcome(promise=promise, kind=kind, result=result)
+    return Outcome(promise=promise, kind=kind, result=result, why=why)
