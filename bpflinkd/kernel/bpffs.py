@@ -100,13 +100,17 @@ class PinDirectory:
 
     def open(self, name: str, source: Source) -> Pinned:
         home = self._of(name)
-        link = self._open_link(home / _LINK)
+        link, staged_link = self._open_link(home / _LINK), self._open_link(home / (_NEXT + _LINK))
+        if staged_link is None:
+            # A slot is pinned before its link, and moved before it: alone it is what a crash left.
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                (home / (_NEXT + _SLOT)).unlink()
         if isinstance(link, DispatchedLink):
             self._keep_slot(home, link)
         return Pinned(
             link=link,
             program=self._open_program(home, source, ""),
-            staged_link=self._open_link(home / (_NEXT + _LINK)),
+            staged_link=staged_link,
             staged_program=self._open_program(home, source, _NEXT),
         )
 
@@ -209,10 +213,12 @@ class PinDirectory:
             raise KernelRefused(f"the pin {path} cannot be opened: {error}") from None
 
     def _open_program(self, home: Path, source: Source, prefix: str) -> HeldProgram | None:
-        pin = home / (prefix + _PROGRAM)
+        pin, maps = home / (prefix + _PROGRAM), home / (prefix + _MAPS)
         if not pin.exists():
             return None
+        if not maps.exists():
+            maps = home / _MAPS  # moved there already, before a crash
         try:
-            return programs.from_pin(str(pin), source, map_names=_maps_in(home / (prefix + _MAPS)))
+            return programs.from_pin(str(pin), source, map_names=_maps_in(maps))
         except BadProgram as error:
             raise BpflinkdError(str(error)) from None

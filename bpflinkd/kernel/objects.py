@@ -206,9 +206,7 @@ def _settle_kprobe(program: int, name: str, section: str, attach_type: AttachTyp
         raise WrongProgramType(
             f"program {name!r} may sleep (section {section!r}); where a kprobe hits it may not"
         )
-    if any(
-        insn & 0xFFFF_FFFF_0000_F0FF == _CALL_OVERRIDE_RETURN for insn in libbpf.program_instructions(program)
-    ):
+    if any(insn & _CALL_MASK == _CALL_OVERRIDE_RETURN for insn in libbpf.program_instructions(program)):
         raise WrongProgramType(
             f"program {name!r} calls bpf_override_return, and the kernel never lets such a program be "
             "dispatched; without that call it can be attached and swapped"

@@ -179,7 +179,8 @@ class Kprobe(Kind):
 
     def passing(self) -> dict[str, str]:
         # Another test may have left the module loaded.
-        self.world.ip("link", "del", "d0") if self._has_interface() else None
+        if self._has_interface():
+            self.world.ip("link", "del", "d0")
         run("modprobe", "-r", MODULE)
         return {self.word: MODULE_FUNCTION}
 

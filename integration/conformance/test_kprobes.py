@@ -16,6 +16,7 @@ from tests.lab.daemon import Refused, elf, pinned
 from tests.lab.world import run, until
 
 KILLS = 3
+_SLOT_MAP = ("type", "prog_array", "key", "4", "value", "4", "entries", "1", "name", "left")
 
 
 @pytest.fixture
@@ -84,8 +85,12 @@ def test_slot_pin_lost_and_daemon_killed_is_severed_not_gone(daemon: Daemon, kpr
     with kprobe.under_load() as load:
         pass
     assert (hits_of(daemon)[0], daemon.link(NAME)["Missed"]) == (load.events, 0)
+    # What a crash between two pins of an attach leaves.
+    left = daemon.pins / NAME / "next_slot"
+    run("bpftool", "map", "create", left, *_SLOT_MAP)
     daemon.kill()
     daemon.start()
+    assert not left.exists()
     # The kernel emptied the slot with its last reference; the pin is back, and a replace mends it.
     assert daemon.state(NAME) == "severed"
     assert (daemon.pins / NAME / "slot").exists()
@@ -209,6 +214,7 @@ def test_two_links_on_one_function_both_count(daemon: Daemon, kprobe: Kprobe) ->
 def test_kill_9_at_random_moments_of_attach_replace_and_detach(daemon: Daemon, kprobe: Kprobe) -> None:
     """Record, slot and pins agree after each start; one link at most, and it counts what it is told."""
     chance = random.Random(20261121)
+    links_before = kernel_objects()["link"]
     for _ in range(KILLS):
         change = threading.Thread(target=_change_until_refused, args=(daemon, kprobe), daemon=True)
         change.start()
@@ -219,6 +225,7 @@ def test_kill_9_at_random_moments_of_attach_replace_and_detach(daemon: Daemon, k
         links = daemon.links()
         assert {pin.name for pin in daemon.pins.iterdir()} == set(links)
         if NAME not in links:
+            until(lambda: kernel_objects()["link"] == links_before, "no link is left behind", seconds=20)
             continue
         assert links[NAME]["State"] == "active"
         pins = {pin.name for pin in (daemon.pins / NAME).iterdir()}
