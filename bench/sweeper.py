@@ -17,7 +17,7 @@ from bpflinkd.kernel import libbpf
 from bpflinkd.kernel.bpffs import PinDirectory
 from bpflinkd.kernel.info import LINK_INFO_SIZE
 from bpflinkd.kernel.system import LinuxKernel
-from bpflinkd.store import SqliteStore
+from bpflinkd.store.sqlite import SqliteStore
 
 _ROUNDS = 300
 

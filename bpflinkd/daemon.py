@@ -25,7 +25,7 @@ from bpflinkd.dbus.service import Service
 from bpflinkd.kernel.bpffs import PinDirectory
 from bpflinkd.kernel.helper import Limits
 from bpflinkd.kernel.system import LinuxKernel
-from bpflinkd.store import SqliteStore
+from bpflinkd.store.sqlite import SqliteStore
 from bpflinkd.watch.netlink import NetlinkWatch
 from bpflinkd.watch.sweep import Sweep
 from bpflinkd.watch.uevent import UeventWatch

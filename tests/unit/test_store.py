@@ -32,7 +32,7 @@ from bpflinkd.core.targets import (
     XdpMode,
     XdpTarget,
 )
-from bpflinkd.store import KEPT, SqliteStore
+from bpflinkd.store.sqlite import KEPT, SqliteStore
 from tests.unit.fakes import record
 
 SHA = "ab" * 32

@@ -12,49 +12,21 @@ Schema 1:
 
 import contextlib
 import fcntl
-import json
 import os
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from bpflinkd.core import attach_types
 from bpflinkd.core.errors import StorageFailed
 from bpflinkd.core.model import (
-    Builtin,
     Generation,
-    Lifetime,
-    Owner,
-    PinnedProgram,
-    Policy,
-    ProgId,
-    ProgramById,
-    ProgramFd,
-    ProgramInfo,
     Record,
-    Source,
     StoredObject,
     StoredSource,
-    UnixMicros,
 )
 from bpflinkd.core.ports import Stored
-from bpflinkd.core.targets import (
-    CgroupHook,
-    CgroupId,
-    CgroupTarget,
-    Hook,
-    IfIndex,
-    KprobeHook,
-    KprobeMultiHook,
-    KprobeMultiTarget,
-    KprobeTarget,
-    Target,
-    XdpHook,
-    XdpMode,
-    XdpTarget,
-)
+from bpflinkd.store import forms
 
 FILE_NAME: Final = "bpflinkd.sqlite"
 SCHEMA_VERSION: Final = 1
@@ -184,7 +156,7 @@ class SqliteStore:
         for row in rows:
             name, current, number = row[0], row[8], row[9]
             intended = number > current
-            record = _record(row, hook=row[14] if intended else row[6])
+            record = forms.record(row, hook=row[14] if intended else row[6])
             before = found.get(name)
             found[name] = Stored(
                 record=before.record if intended and before else None if intended else record,
@@ -202,7 +174,7 @@ class SqliteStore:
             "SELECT number, program, source, since, by_uid FROM generation WHERE link = ? ORDER BY number",
             name,
         )
-        return tuple(_generation(*row) for row in rows)
+        return tuple(forms.generation(*row) for row in rows)
 
     # Writing
 
@@ -218,7 +190,7 @@ class SqliteStore:
                     " VALUES (?, ?, ?, ?, ?, ?)",
                     (
                         record.name,
-                        _target_text(record.target),
+                        forms.target_text(record.target),
                         record.owner.uid,
                         record.policy,
                         record.lifetime,
@@ -232,10 +204,10 @@ class SqliteStore:
                 (
                     record.name,
                     generation.number,
-                    _program_text(generation.program),
-                    _source_text(source),
+                    forms.program_text(generation.program),
+                    forms.source_text(source),
                     sha256,
-                    _hook_text(record.hook),
+                    forms.hook_text(record.hook),
                     generation.since,
                     generation.by_uid,
                 ),
@@ -256,7 +228,7 @@ class SqliteStore:
         with self._transaction(durable=True) as db:
             db.execute(
                 "UPDATE link SET generation = ?, hook = ? WHERE name = ?",
-                (number, _hook_text(record.hook), record.name),
+                (number, forms.hook_text(record.hook), record.name),
             )
             if number > KEPT:
                 dropped = db.execute(
@@ -270,7 +242,7 @@ class SqliteStore:
         with self._transaction(durable=True) as db:
             db.execute(
                 "UPDATE generation SET program = ? WHERE link = ? AND number = ?",
-                (_program_text(record.generation.program), record.name, record.generation.number),
+                (forms.program_text(record.generation.program), record.name, record.generation.number),
             )
 
     def mark_ending(self, name: str) -> None:
@@ -314,123 +286,3 @@ class SqliteStore:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
-
-
-# Text forms. Read back only by this module; a change of form is a new schema version.
-
-
-def _target_text(target: Target) -> str:
-    match target:
-        case XdpTarget(interface=interface, mode=mode):
-            return json.dumps({"xdp": interface, "mode": mode})
-        case CgroupTarget(path=path, attach_type=attach_type):
-            return json.dumps({"cgroup": path, "attach_type": attach_type.name})
-        case KprobeTarget():
-            return json.dumps({"kprobe": asdict(target)})
-        case KprobeMultiTarget():
-            return json.dumps({"kprobe_multi": asdict(target)})
-
-
-def _target(text: str) -> Target:
-    match json.loads(text):
-        case {"xdp": interface, "mode": mode}:
-            return XdpTarget(interface=interface, mode=XdpMode(mode))
-        case {"cgroup": path, "attach_type": name}:
-            return CgroupTarget(path=path, attach_type=attach_types.by_name(name))
-        case {"kprobe": fields}:
-            return KprobeTarget(**fields)
-        case {"kprobe_multi": fields}:
-            return KprobeMultiTarget(**fields)
-        case other:
-            raise StorageFailed(f"the state holds a target that cannot be read: {other}")
-
-
-def _source_text(source: Source) -> str:
-    match source:
-        case StoredObject(sha256=sha256, program=program):
-            return json.dumps({"object": sha256, "program": program})
-        case StoredSource(sha256=sha256, program=program):
-            return json.dumps({"source": sha256, "program": program})
-        case PinnedProgram(path=path):
-            return json.dumps({"pin": path})
-        case ProgramById(id=prog_id):
-            return json.dumps({"id": prog_id})
-        case ProgramFd():
-            return json.dumps({"fd": True})
-        case Builtin(name=name):
-            return json.dumps({"builtin": name})
-
-
-def _source(text: str) -> Source:
-    match json.loads(text):
-        case {"object": sha256, "program": program}:
-            return StoredObject(sha256=sha256, program=program)
-        case {"source": sha256, "program": program}:
-            return StoredSource(sha256=sha256, program=program)
-        case {"pin": path}:
-            return PinnedProgram(path=path)
-        case {"id": prog_id}:
-            return ProgramById(id=ProgId(prog_id))
-        case {"fd": True}:
-            return ProgramFd()
-        case {"builtin": name}:
-            return Builtin(name=name)
-        case other:
-            raise StorageFailed(f"the state holds a source that cannot be read: {other}")
-
-
-def _hook_text(hook: Hook | None) -> str | None:
-    match hook:
-        case None:
-            return None
-        case XdpHook(ifindex=ifindex):
-            return json.dumps({"ifindex": ifindex})
-        case CgroupHook(cgroup_id=cgroup_id):
-            return json.dumps({"cgroup_id": cgroup_id})
-        case KprobeHook(module=module, load=load):
-            return json.dumps({"module": module, "load": load})
-        case KprobeMultiHook(functions=functions):
-            return json.dumps({"functions": functions})
-
-
-def _hook(text: str | None) -> Hook | None:
-    match json.loads(text or "null"):
-        case None:
-            return None
-        case {"ifindex": ifindex}:
-            return XdpHook(IfIndex(ifindex))
-        case {"cgroup_id": cgroup_id}:
-            return CgroupHook(CgroupId(cgroup_id))
-        case {"module": module, "load": load}:
-            return KprobeHook(module, load)
-        case {"functions": functions}:
-            return KprobeMultiHook(functions)
-        case other:
-            raise StorageFailed(f"the state holds a hook that cannot be read: {other}")
-
-
-def _program_text(info: ProgramInfo) -> str:
-    return json.dumps({"id": info.id, "name": info.name, "tag": info.tag, "type": info.type})
-
-
-def _generation(number: int, program: str, source: str, since: int, by_uid: int) -> Generation:
-    return Generation(
-        number=number,
-        program=ProgramInfo(**json.loads(program)),
-        source=_source(source),
-        since=UnixMicros(since),
-        by_uid=by_uid,
-    )
-
-
-def _record(row: Any, *, hook: str | None) -> Record:
-    return Record(
-        name=row[0],
-        target=_target(row[1]),
-        owner=Owner(uid=row[2]),
-        policy=Policy(row[3]),
-        lifetime=Lifetime(row[4]),
-        created=UnixMicros(row[5]),
-        generation=_generation(row[9], row[10], row[11], row[12], row[13]),
-        hook=_hook(hook),
-    )

@@ -1,0 +1,1 @@
+"""Durable records: what we promised, in SQLite."""

@@ -1,0 +1,166 @@
+"""Records as text and back. Read back only by the store; a change of form is a new schema version."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from bpflinkd.core import attach_types
+from bpflinkd.core.errors import StorageFailed
+from bpflinkd.core.model import (
+    Builtin,
+    Generation,
+    Lifetime,
+    Owner,
+    PinnedProgram,
+    Policy,
+    ProgId,
+    ProgramById,
+    ProgramFd,
+    ProgramInfo,
+    Record,
+    Source,
+    StoredObject,
+    StoredSource,
+    UnixMicros,
+)
+from bpflinkd.core.targets import (
+    CgroupHook,
+    CgroupId,
+    CgroupTarget,
+    Hook,
+    IfIndex,
+    KprobeHook,
+    KprobeMultiHook,
+    KprobeMultiTarget,
+    KprobeTarget,
+    Target,
+    XdpHook,
+    XdpMode,
+    XdpTarget,
+)
+
+
+def target_text(target: Target) -> str:
+    """A target, as the column `target` has it."""
+    match target:
+        case XdpTarget(interface=interface, mode=mode):
+            return json.dumps({"xdp": interface, "mode": mode})
+        case CgroupTarget(path=path, attach_type=attach_type):
+            return json.dumps({"cgroup": path, "attach_type": attach_type.name})
+        case KprobeTarget():
+            return json.dumps({"kprobe": asdict(target)})
+        case KprobeMultiTarget():
+            return json.dumps({"kprobe_multi": asdict(target)})
+
+
+def target_of(text: str) -> Target:
+    """Back. `StorageFailed` where it cannot be read."""
+    match json.loads(text):
+        case {"xdp": interface, "mode": mode}:
+            return XdpTarget(interface=interface, mode=XdpMode(mode))
+        case {"cgroup": path, "attach_type": name}:
+            return CgroupTarget(path=path, attach_type=attach_types.by_name(name))
+        case {"kprobe": fields}:
+            return KprobeTarget(**fields)
+        case {"kprobe_multi": fields}:
+            return KprobeMultiTarget(**fields)
+        case other:
+            raise StorageFailed(f"the state holds a target that cannot be read: {other}")
+
+
+def source_text(source: Source) -> str:
+    """A source, as the column `source` has it."""
+    match source:
+        case StoredObject(sha256=sha256, program=program):
+            return json.dumps({"object": sha256, "program": program})
+        case StoredSource(sha256=sha256, program=program):
+            return json.dumps({"source": sha256, "program": program})
+        case PinnedProgram(path=path):
+            return json.dumps({"pin": path})
+        case ProgramById(id=prog_id):
+            return json.dumps({"id": prog_id})
+        case ProgramFd():
+            return json.dumps({"fd": True})
+        case Builtin(name=name):
+            return json.dumps({"builtin": name})
+
+
+def source_of(text: str) -> Source:
+    """Back. `StorageFailed` where it cannot be read."""
+    match json.loads(text):
+        case {"object": sha256, "program": program}:
+            return StoredObject(sha256=sha256, program=program)
+        case {"source": sha256, "program": program}:
+            return StoredSource(sha256=sha256, program=program)
+        case {"pin": path}:
+            return PinnedProgram(path=path)
+        case {"id": prog_id}:
+            return ProgramById(id=ProgId(prog_id))
+        case {"fd": True}:
+            return ProgramFd()
+        case {"builtin": name}:
+            return Builtin(name=name)
+        case other:
+            raise StorageFailed(f"the state holds a source that cannot be read: {other}")
+
+
+def hook_text(hook: Hook | None) -> str | None:
+    """A hook, as the column `hook` has it."""
+    match hook:
+        case None:
+            return None
+        case XdpHook(ifindex=ifindex):
+            return json.dumps({"ifindex": ifindex})
+        case CgroupHook(cgroup_id=cgroup_id):
+            return json.dumps({"cgroup_id": cgroup_id})
+        case KprobeHook(module=module, load=load):
+            return json.dumps({"module": module, "load": load})
+        case KprobeMultiHook(functions=functions):
+            return json.dumps({"functions": functions})
+
+
+def hook_of(text: str | None) -> Hook | None:
+    """Back. `StorageFailed` where it cannot be read."""
+    match json.loads(text or "null"):
+        case None:
+            return None
+        case {"ifindex": ifindex}:
+            return XdpHook(IfIndex(ifindex))
+        case {"cgroup_id": cgroup_id}:
+            return CgroupHook(CgroupId(cgroup_id))
+        case {"module": module, "load": load}:
+            return KprobeHook(module, load)
+        case {"functions": functions}:
+            return KprobeMultiHook(functions)
+        case other:
+            raise StorageFailed(f"the state holds a hook that cannot be read: {other}")
+
+
+def program_text(info: ProgramInfo) -> str:
+    """A program, as the column `program` has it."""
+    return json.dumps({"id": info.id, "name": info.name, "tag": info.tag, "type": info.type})
+
+
+def generation(number: int, program: str, source: str, since: int, by_uid: int) -> Generation:
+    """From the columns number, program, source, since, by_uid."""
+    return Generation(
+        number=number,
+        program=ProgramInfo(**json.loads(program)),
+        source=source_of(source),
+        since=UnixMicros(since),
+        by_uid=by_uid,
+    )
+
+
+def record(row: Any, *, hook: str | None) -> Record:
+    """From a row of the store's `load`; `hook` is the one that counts, of link or intent."""
+    return Record(
+        name=row[0],
+        target=target_of(row[1]),
+        owner=Owner(uid=row[2]),
+        policy=Policy(row[3]),
+        lifetime=Lifetime(row[4]),
+        created=UnixMicros(row[5]),
+        generation=generation(row[9], row[10], row[11], row[12], row[13]),
+        hook=hook_of(hook),
+    )
