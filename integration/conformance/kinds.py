@@ -195,7 +195,7 @@ class Kprobe(Kind):
         run("modprobe", "-r", MODULE)
 
     def _has_interface(self) -> bool:
-        return "d0:" in self.world.ip("-o", "link")
+        return ": d0:" in self.world.ip("-o", "link")
 
 
 class Kretprobe(Kprobe):
