@@ -66,6 +66,8 @@ def link(properties: LinkProperties, bpffs: str) -> Document:
     source, detail = properties["Source"]
     hook, number = properties["Hook"]
     uid = properties["Owner"]
+    del found["kprobe"]
+    found |= zip(("cookie", "missed", "suppressed"), properties["Kprobe"], strict=True)
     return found | {
         "target": target(properties["Target"]),
         "owner": {"uid": uid, "user": user_name(uid)},

@@ -135,9 +135,7 @@ class LinkProperties(TypedDict):
     KernelLinkId: int
     Hook: tuple[str, int]
     Maps: list[str]
-    Cookie: int
-    Missed: int
-    Suppressed: int
+    Kprobe: tuple[int, int, int]
 
 
 class ManagerProperties(TypedDict):

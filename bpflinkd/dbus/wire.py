@@ -288,10 +288,21 @@ def row(view: LinkView) -> GLib.Variant:
     )
 
 
+_NO_KPROBE: Final = _tuple(_u64(0), _u64(0), _u64(0))
+
+
+def _kprobe(view: LinkView) -> GLib.Variant:
+    """(ttt): cookie, hits that found the slot empty, hits that the kernel suppressed."""
+    target = view.record.target
+    if not isinstance(target, KprobeTarget | KprobeMultiTarget):
+        return _NO_KPROBE
+    misses = view.misses() if view.misses is not None else Misses(0, 0)
+    return _tuple(_u64(target.cookie), _u64(misses.empty), _u64(misses.suppressed))
+
+
 def link_properties(view: LinkView) -> dict[str, GLib.Variant]:
     """Every property of the Link interface."""
     record, health, current = view.record, view.health, view.record.generation
-    misses = view.misses() if view.misses is not None else Misses(0, 0)
     return {
         "Name": _string(record.name),
         "Target": target(record.target),
@@ -310,7 +321,5 @@ def link_properties(view: LinkView) -> dict[str, GLib.Variant]:
         "KernelLinkId": _u32(view.link_id or 0),
         "Hook": _hook(record.hook),
         "Maps": GLib.Variant.new_strv(list(view.maps)),
-        "Cookie": _u64(getattr(record.target, "cookie", 0)),
-        "Missed": _u64(misses.empty),
-        "Suppressed": _u64(misses.suppressed),
+        "Kprobe": _kprobe(view),
     }

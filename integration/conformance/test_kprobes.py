@@ -15,7 +15,7 @@ from tests.lab import Daemon
 from tests.lab.daemon import Refused, elf, pinned
 from tests.lab.world import run, until
 
-KILLS = 3
+KILLS = 2
 _SLOT_MAP = ("type", "prog_array", "key", "4", "value", "4", "entries", "1", "name", "left")
 
 

@@ -213,6 +213,8 @@ def readable(properties: dict[str, Any]) -> dict[str, Any]:
         made[key] = dict(zip(("id", "name", "tag", "type"), made[key], strict=True))
     for key in {"Running", "by"} & set(made):
         made[key] = readable(made[key])
+    if "Kprobe" in made:
+        made |= zip(("Cookie", "Missed", "Suppressed"), made.pop("Kprobe"), strict=True)
     if "Hook" in made:
         made["Hook"] = {made["Hook"][0]: made["Hook"][1]}
     if "processes" in made:

@@ -48,9 +48,7 @@ LINK = {
     "KernelLinkId": ("u", 0),
     "Hook": ("(st)", ("cgroup_id", 2**63 + 5)),
     "Maps": ("as", ["counts"]),
-    "Cookie": ("t", 0),
-    "Missed": ("t", 0),
-    "Suppressed": ("t", 0),
+    "Kprobe": ("(ttt)", (0, 0, 0)),
 }
 PATHS = {"bpffs": "/b", "state": "/s", "config": "/c", "runtime": "/r"}
 MANAGER = {
