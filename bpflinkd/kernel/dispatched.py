@@ -22,7 +22,7 @@ class DispatchedLink(HeldLink):
         self.slot = slot
         self._misses = misses
         self._hook = hook
-        self._runs_good = NO_PROGRAM
+        self._runs = self._runs_good = NO_PROGRAM
         super().__init__(fd)
 
     @property
@@ -31,11 +31,12 @@ class DispatchedLink(HeldLink):
 
     def facts(self) -> LinkFacts:
         told = super().facts()
-        return LinkFacts(id=told.id, prog_id=self.slot.program(), hook=self._hook if self._there() else None)
+        self._runs = self.slot.program()
+        return LinkFacts(id=told.id, prog_id=self._runs, hook=self._hook if self._there() else None)
 
     def mark_good(self) -> None:
         super().mark_good()
-        self._runs_good = self.slot.program()
+        self._runs_good = self._runs
 
     def unchanged(self) -> bool:
         return super().unchanged() and self.slot.program() == self._runs_good and self._there()
