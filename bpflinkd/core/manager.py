@@ -46,11 +46,6 @@ FEATURES_HOLD: Final = 5_000_000
 """Microseconds for which what the kernel can do is taken to stay so."""
 
 
-def _close(program: Program | None) -> None:
-    if program is not None:
-        program.close()
-
-
 class Manager:
     """The links of one host."""
 
@@ -90,11 +85,11 @@ class Manager:
         Args:
             loaded: the program, where it took so long to load that it was done elsewhere.
         """
-        program: Program | None = None
+        program = loaded
         try:
             hook = self.check_attach(request)
             given = isinstance(request.target, CgroupTarget)
-            program = loaded or self._kernel.open_program(request.program, request.target, given=given)
+            program = program or self._kernel.open_program(request.program, request.target, given=given)
             target = plan.settle_target(request.target, program)
             occupant = self._kernel.occupant(hook) if hook else None
             if occupant is not None:
@@ -102,7 +97,8 @@ class Manager:
             record, actions = plan.attach(request, target, program, hook, self._clock())
             held = self._executor.run(actions, target, Held(link=None, program=program))
         except BaseException:
-            _close(program or loaded)
+            if program is not None:
+                program.close()
             raise
         health = Health(state=State.ACTIVE, reason="", since=record.created)
         if hook is None:
@@ -126,19 +122,20 @@ class Manager:
         Args:
             loaded: as for `attach`.
         """
-        program: Program | None = None
+        program = loaded
         try:
             target = self.check_replace(request)
             entry = self._links.named(request.name)
             running = entry.held.program
-            program = loaded or self._kernel.open_program(request.program, target)
+            program = program or self._kernel.open_program(request.program, target)
             after = plan.replacement(entry.record, request, program, self._clock())
             expected = running.info if running else entry.record.generation.program
             status = status_of(self._kernel, entry, for_swap=True)
             after, actions = plan.swap(after, status, program, expected)
             held = self._executor.run(actions, after.target, entry.held)
         except BaseException:
-            _close(program or loaded)
+            if program is not None:
+                program.close()
             raise
         old = entry.record.generation
         entry.record = after

@@ -23,7 +23,7 @@ from bpflinkd.core.events import (
     StateChanged,
 )
 from bpflinkd.core.manager import Manager
-from bpflinkd.core.model import Feature, LinkView, SourceFile
+from bpflinkd.core.model import Feature, LinkView, SourceFile, WantedProgram
 from bpflinkd.core.ports import Program
 from bpflinkd.core.requests import AttachRequest, Caller, DetachRequest, ReplaceRequest
 from bpflinkd.core.targets import WantedTarget
@@ -167,19 +167,14 @@ class Service:
         def path(view: LinkView) -> GLib.Variant:
             return GLib.Variant("(o)", (wire.path_of(view.record.name),))
 
-        manager = self._manager
-        if not isinstance(source, SourceFile):
-            self._change(call, lambda caller: manager.attach(request(caller)), path)
-            return
-
         def check(caller: Caller) -> WantedTarget:
-            manager.check_attach(request(caller))
+            self._manager.check_attach(request(caller))
             return wanted
 
-        def attach(caller: Caller, loaded: Program) -> LinkView:
-            return manager.attach(request(caller), loaded)
+        def attach(caller: Caller, loaded: Program | None) -> LinkView:
+            return self._manager.attach(request(caller), loaded)
 
-        self._compile(call, source, check, attach, path)
+        self._put(call, source, check, attach, path)
 
     def _replace(self, call: Call) -> None:
         name, program, options = call.arguments
@@ -192,17 +187,13 @@ class Service:
         def generation(view: LinkView) -> GLib.Variant:
             return GLib.Variant("(t)", (view.record.generation.number,))
 
-        manager = self._manager
-        if not isinstance(source, SourceFile):
-            self._change(call, lambda caller: manager.replace(request(caller)), generation)
-            return
+        def check(caller: Caller) -> WantedTarget:
+            return self._manager.check_replace(request(caller))
 
-        def replace(caller: Caller, loaded: Program) -> LinkView:
-            return manager.replace(request(caller), loaded)
+        def replace(caller: Caller, loaded: Program | None) -> LinkView:
+            return self._manager.replace(request(caller), loaded)
 
-        self._compile(
-            call, source, lambda caller: manager.check_replace(request(caller)), replace, generation
-        )
+        self._put(call, source, check, replace, generation)
 
     def _detach(self, call: Call) -> None:
         name, options = call.arguments
@@ -235,15 +226,18 @@ class Service:
 
         self._identified(call, begin)
 
-    def _compile(
+    def _put(
         self,
         call: Call,
-        source: SourceFile,
+        source: WantedProgram,
         check: Callable[[Caller], WantedTarget],
-        work: Callable[[Caller, Program], Any],
+        work: Callable[[Caller, Program | None], Any],
         reply: Callable[[Any], GLib.Variant | None],
     ) -> None:
-        """Check, compile on a thread of its own, then do the work: other changes go on meanwhile."""
+        """Do the work. For C source, check and compile on a thread of its own before: other changes go on."""
+        if not isinstance(source, SourceFile):
+            self._change(call, lambda caller: work(caller, None), reply)
+            return
 
         def begin(caller: Caller) -> None:
             def compile_for(target: WantedTarget) -> None:

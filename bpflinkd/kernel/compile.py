@@ -14,7 +14,6 @@ import os
 import platform
 import re
 import signal
-import stat
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any, Final
@@ -28,10 +27,7 @@ from bpflinkd.kernel.program import HeldProgram, require_program_fd
 
 MAX_SOURCE: Final = 1 << 20
 """Bytes of the largest C source that we take."""
-
-
 LIMITS: Final = Limits()
-
 _DIST_PACKAGES: Final = "/usr/lib/python3/dist-packages"
 
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -57,15 +53,7 @@ def unsupported() -> str:
 
 def read_source(fd: int) -> bytes:
     """The bytes of the source file that a caller sent. Copied: later writes do not matter."""
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode):
-        raise BadProgram("the source is not a regular file")
-    if status.st_size > MAX_SOURCE:
-        raise BadProgram(f"the source file has {status.st_size} bytes; at most {MAX_SOURCE} are accepted")
-    try:
-        source = os.pread(fd, MAX_SOURCE, 0)
-    except OSError as error:
-        raise BadProgram(f"the source file cannot be read: {os.strerror(error.errno or 0)}") from None
+    source = objects.read_file(fd, "source", MAX_SOURCE)
     if not source:
         raise BadProgram("the source file is empty")
     if b"\0" in source:

@@ -39,17 +39,17 @@ _CALL_OVERRIDE_RETURN: Final = 0x3A_0000_0085
 _LOG: Final = re.compile(r"-- BEGIN PROG LOAD LOG --\n(.*?)-- END PROG LOAD LOG --", re.DOTALL)
 
 
-def read_file(fd: int) -> bytes:
-    """The bytes of the object file that a caller sent. Copied: later writes do not matter."""
+def read_file(fd: int, what: str = "object", most: int = MAX_OBJECT) -> bytes:
+    """The bytes of the file that a caller sent. Copied: later writes do not matter."""
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
-        raise BadProgram("the object is not a regular file")
-    if status.st_size > MAX_OBJECT:
-        raise BadProgram(f"the object file has {status.st_size} bytes; at most {MAX_OBJECT} are accepted")
+        raise BadProgram(f"the {what} is not a regular file")
+    if status.st_size > most:
+        raise BadProgram(f"the {what} file has {status.st_size} bytes; at most {most} are accepted")
     try:
-        return os.pread(fd, status.st_size, 0)
+        return os.pread(fd, most, 0)
     except OSError as error:
-        raise BadProgram(f"the object file cannot be read: {os.strerror(error.errno or 0)}") from None
+        raise BadProgram(f"the {what} file cannot be read: {os.strerror(error.errno or 0)}") from None
 
 
 def load(
