@@ -24,7 +24,8 @@ from bpflinkd.dbus.client import (
 )
 
 _U32_MAX: Final = 2**32 - 1
-_KINDS: Final = ("xdp", "cgroup", "kprobe", "kretprobe", "kprobe-multi", "kretprobe-multi")
+KPROBE_KINDS: Final = ("kprobe", "kretprobe", "kprobe-multi", "kretprobe-multi")
+_KINDS: Final = ("xdp", "cgroup", *KPROBE_KINDS)
 _AN_OBJECT: Final = ("object", "an ELF object such as filter.bpf.o")
 _A_SOURCE: Final = ("source", "C for bcc such as filter.c")
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
@@ -97,11 +98,11 @@ def target(
         raise click.UsageError(f"--mode is for xdp targets; a {kind} has no modes.")
     if attach_type is not None and kind != "cgroup":
         raise click.UsageError(f"--attach-type is for cgroup targets; {kind} says it already.")
-    if cookie is not None and kind in ("xdp", "cgroup"):
+    if cookie is not None and kind not in KPROBE_KINDS:
         raise click.UsageError("--cookie is for kprobe targets; other programs are not told one.")
     if kind == "xdp":
         return XdpTarget(rest, mode)
-    if kind != "cgroup":
+    if kind in KPROBE_KINDS:
         return _kprobe(kind, rest, cookie or 0)
     if not rest.startswith("/"):
         raise click.UsageError(f"the cgroup path {rest!r} must begin with a slash, the root of cgroup v2.")

@@ -7,11 +7,11 @@ from typing import Final
 
 import click
 
+from bpflinkd.cli.arguments import KPROBE_KINDS
 from bpflinkd.cli.settings import Settings
 from bpflinkd.core.attach_types import CGROUP_ATTACH_TYPES
 from bpflinkd.dbus.client import ClientError
 
-_KPROBES: Final = ("kprobe", "kretprobe", "kprobe-multi", "kretprobe-multi")
 _LETTERS: Final = 3
 _MOST_FUNCTIONS: Final = 200
 _PATIENCE: Final = 1.0
@@ -41,9 +41,9 @@ def builtins(_context: click.Context, _word: str) -> list[str]:
 def targets(_context: click.Context, word: str) -> list[str]:
     """Interfaces of this network namespace, kprobes, and cgroups one level below what is typed."""
     found = [f"xdp:{name}" for name in _listed("/sys/class/net")]
-    found += [f"{kind}:" for kind in _KPROBES]
+    found += [f"{kind}:" for kind in KPROBE_KINDS]
     kind, colon, function = word.partition(":")
-    if colon and kind in _KPROBES:
+    if colon and kind in KPROBE_KINDS:
         found += [f"{kind}:{name}" for name in _functions(function)]
     root = _cgroup_root()
     if root is not None:

@@ -65,9 +65,13 @@ class KprobeTarget:
     def attach_type(self) -> AttachType:
         return attach_types.KPROBE
 
+    @property
+    def kind(self) -> str:
+        return "kretprobe" if self.at_return else "kprobe"
+
     def __str__(self) -> str:
         place = f"{self.symbol}+{self.offset:#x}" if self.offset else self.symbol
-        return f"{'kretprobe' if self.at_return else 'kprobe'}:{place}"
+        return f"{self.kind}:{place}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +88,12 @@ class KprobeMultiTarget:
     def attach_type(self) -> AttachType:
         return attach_types.KPROBE_MULTI
 
+    @property
+    def kind(self) -> str:
+        return "kretprobe-multi" if self.at_return else "kprobe-multi"
+
     def __str__(self) -> str:
-        return f"{'kretprobe-multi' if self.at_return else 'kprobe-multi'}:{self.pattern}"
+        return f"{self.kind}:{self.pattern}"
 
 
 Target: TypeAlias = XdpTarget | CgroupTarget | KprobeTarget | KprobeMultiTarget

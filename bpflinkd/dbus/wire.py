@@ -180,11 +180,9 @@ def target(value: Target) -> GLib.Variant:
         case CgroupTarget(path=path, attach_type=attach_type):
             return _tuple(_word("cgroup"), _string(path), _word(attach_type.name))
         case KprobeTarget(symbol=symbol, offset=offset, at_return=at_return):
-            kind = "kretprobe" if at_return else "kprobe"
-            return _tuple(_word(kind), _string(symbol), _word("" if at_return else str(offset)))
-        case KprobeMultiTarget(pattern=pattern, at_return=at_return):
-            kind = "kretprobe-multi" if at_return else "kprobe-multi"
-            return _tuple(_word(kind), _string(pattern), _word(""))
+            return _tuple(_word(value.kind), _string(symbol), _word("" if at_return else str(offset)))
+        case KprobeMultiTarget(pattern=pattern):
+            return _tuple(_word(value.kind), _string(pattern), _word(""))
         case _:
             assert_never(value)
 

@@ -99,11 +99,8 @@ def size_at(address: int) -> int:
     """Bytes from a function's beginning to the next symbol; 0 where addresses are hidden."""
     if not address:
         return 0
-    after = address
-    for block in _blocks(_KALLSYMS):
-        found = (int(word, 16) for word in _ADDRESS.findall(block))
-        after = min((a for a in found if a > address and (after == address or a < after)), default=after)
-    return after - address
+    everything = (int(word, 16) for block in _blocks(_KALLSYMS) for word in _ADDRESS.findall(block))
+    return min((found for found in everything if found > address), default=address) - address
 
 
 def traceable(pattern: str) -> list[str]:

@@ -143,17 +143,22 @@ def test_a_program_that_cannot_be_dispatched_is_refused(
     assert daemon.link(NAME) == before
 
 
-def test_a_sleeping_program_is_refused_from_a_pin_too(daemon: Daemon, kprobe: Kprobe) -> None:
-    """What no section name tells, the kernel does: it does not take such a program into the slot."""
-    daemon.attach(NAME, kprobe.target(), elf(compiled("kprobe")))
-    place = daemon.world.bpffs / "sleeper"
-    run("bpftool", "prog", "load", compiled("sleeper"), place)
+def refuse_from_pin(daemon: Daemon, program: str, says: str) -> None:
+    """A replace by a program that somebody else has loaded and pinned."""
+    place = daemon.world.bpffs / f"refused_{program}"
+    run("bpftool", "prog", "load", compiled(program), place)
     try:
-        with pytest.raises(Refused, match="may sleep") as refusal:
+        with pytest.raises(Refused, match=says) as refusal:
             daemon.replace(NAME, pinned(place))
     finally:
         place.unlink()
     assert refusal.value.name == "WrongProgramType"
+
+
+def test_a_sleeping_program_is_refused_from_a_pin_too(daemon: Daemon, kprobe: Kprobe) -> None:
+    """What no section name tells, the kernel does: it does not take such a program into the slot."""
+    daemon.attach(NAME, kprobe.target(), elf(compiled("kprobe")))
+    refuse_from_pin(daemon, "sleeper", "may sleep")
     with kprobe.under_load() as load:
         pass
     assert hits_of(daemon)[0] == load.events
@@ -163,14 +168,7 @@ def test_a_program_for_many_does_not_go_to_one(daemon: Daemon, kprobe: Kprobe) -
     """Loaded for kprobe.multi by somebody else: its expected_attach_type is another."""
     require(daemon, "kprobe-multi")
     daemon.attach(NAME, kprobe.target(), elf(compiled("kprobe")))
-    place = daemon.world.bpffs / "many"
-    run("bpftool", "prog", "load", compiled("kprobe_multi"), place)
-    try:
-        with pytest.raises(Refused, match="expected_attach_type") as refusal:
-            daemon.replace(NAME, pinned(place))
-    finally:
-        place.unlink()
-    assert refusal.value.name == "WrongProgramType"
+    refuse_from_pin(daemon, "kprobe_multi", "expected_attach_type")
 
 
 def test_an_offset_is_hit(daemon: Daemon, kprobe: Kprobe) -> None:
