@@ -1,16 +1,14 @@
 """The kinds of link, each with a target, a load that can be counted, and a target that comes and goes."""
 
 import contextlib
-import functools
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab import World
-from tests.lab.compiled import compile_c
+from tests.lab.compiled import object_of
 from tests.lab.maps import Counters
 from tests.lab.world import end, remove_cgroup, run
 
@@ -21,15 +19,9 @@ MODULE = "dummy"
 MODULE_FUNCTION = "dummy_xmit"
 
 
-@functools.cache
-def _objects() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="bpflinkd-conformance-")
-
-
-@functools.cache
 def compiled(name: str) -> Path:
     """The object of `programs/NAME.bpf.c`."""
-    return compile_c(PROGRAMS / f"{name}.bpf.c", Path(_objects().name) / f"{name}.bpf.o")
+    return object_of(PROGRAMS / f"{name}.bpf.c")
 
 
 @dataclass(frozen=True)

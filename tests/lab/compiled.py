@@ -1,4 +1,4 @@
-"""The BPF C of tests/programs, compiled once a run."""
+"""BPF C of tests, compiled once a run."""
 
 import functools
 import subprocess
@@ -25,6 +25,11 @@ def _directory() -> tempfile.TemporaryDirectory[str]:
 
 
 @functools.cache
+def object_of(source: Path) -> Path:
+    """The object of one file."""
+    return compile_c(source, Path(tempfile.mkdtemp(dir=_directory().name)) / f"{source.stem}.o")
+
+
 def program(name: str) -> Path:
     """The object of `tests/programs/NAME.bpf.c`."""
-    return compile_c(PROGRAMS / f"{name}.bpf.c", Path(_directory().name) / f"{name}.bpf.o")
+    return object_of(PROGRAMS / f"{name}.bpf.c")

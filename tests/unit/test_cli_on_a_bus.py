@@ -5,6 +5,7 @@ real interface.xml, but holds no link, and answers what a link's name asks for. 
 answers like this is for the tests against the kernel to show.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -65,12 +66,9 @@ MANAGER = {
 }
 
 
-@pytest.fixture(scope="module")
-def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A bus with the fake on it."""
-    if shutil.which("dbus-daemon") is None:
-        pytest.skip("dbus-daemon is not installed")
-    address = f"unix:path={tmp_path_factory.mktemp('bus')}/socket"
+@contextlib.contextmanager
+def _bus(address: str) -> Iterator[None]:
+    """A dbus-daemon while the context lasts."""
     words = [
         "dbus-daemon",
         "--session",
@@ -81,10 +79,19 @@ def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as daemon:
         _line(daemon.stdout)
-        with _fake(address) as fake:
-            yield address
-            fake.terminate()
+        yield
         daemon.terminate()
+
+
+@pytest.fixture(scope="module")
+def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A bus with the fake on it."""
+    if shutil.which("dbus-daemon") is None:
+        pytest.skip("dbus-daemon is not installed")
+    address = f"unix:path={tmp_path_factory.mktemp('bus')}/socket"
+    with _bus(address), _fake(address) as fake:
+        yield address
+        fake.terminate()
 
 
 def _fake(address: str) -> "subprocess.Popen[str]":
@@ -261,16 +268,7 @@ def test_events_are_followed_until_ctrl_c(bus: str) -> None:
 
 def test_events_end_with_3_when_the_daemon_goes(bus: str, tmp_path: Path) -> None:
     address = f"unix:path={tmp_path}/socket"
-    words = [
-        "dbus-daemon",
-        "--session",
-        "--nofork",
-        "--nosyslog",
-        "--print-address=1",
-        f"--address={address}",
-    ]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as daemon:
-        _line(daemon.stdout)
+    with _bus(address):
         with _fake(address) as fake, _following(address, "--json") as following:
             _tell(address, following)
             fake.terminate()
@@ -278,7 +276,6 @@ def test_events_end_with_3_when_the_daemon_goes(bus: str, tmp_path: Path) -> Non
             assert following.stdout is not None
             assert json.loads(following.stdout.read().splitlines()[-1])["error"]["name"] == "DaemonGone"
         assert _run(address, "list").returncode == 3
-        daemon.terminate()
 
 
 def _following(address: str, *words: str) -> "subprocess.Popen[str]":
