@@ -61,25 +61,63 @@ bench-guest: build guest-packages ## Measure what needs kprobes, on a Debian ker
 	$(BIN)/python -m bench.guest
 
 LIBDIR := $(PREFIX)/lib/bpflinkd
+VENV := $(LIBDIR)/venv
+UNITDIR := $(PREFIX)/lib/systemd/system
+CATALOGDIR := $(PREFIX)/lib/systemd/catalog
+SYSUSERSDIR := $(PREFIX)/lib/sysusers.d
+TMPFILESDIR := $(PREFIX)/lib/tmpfiles.d
+POLICYDIR := $(PREFIX)/share/dbus-1/system.d
+ACTIVATIONDIR := $(PREFIX)/share/dbus-1/system-services
+DOCDIR := $(PREFIX)/share/doc/bpflinkd
+# Declared links: the vendor's and the administrator's. Files in them are not ours.
+LINKDIRS := $(LIBDIR)/links.d /etc/bpflinkd/links.d
+DIRS := $(PREFIX)/bin $(VENV) $(UNITDIR) $(CATALOGDIR) $(SYSUSERSDIR) $(TMPFILESDIR) $(POLICYDIR) \
+	$(ACTIVATIONDIR) $(DOCDIR) $(LINKDIRS)
+# The host's own systemd is told only where files were put for it, not for a package.
+LIVE := [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]
 
-install: ## Install program, unit and D-Bus files below DESTDIR.
-	$(PYTHON) -m venv --system-site-packages $(DESTDIR)$(LIBDIR)
-	$(DESTDIR)$(LIBDIR)/bin/pip install --quiet --disable-pip-version-check .
+install: ## Install program, units, D-Bus files and pages below DESTDIR.
+	# Directories that are not there yet are noted, so that uninstall removes these and no others.
+	@new=$$(for path in $(DIRS); do \
+		while [ ! -d "$(DESTDIR)$$path" ]; do echo "$$path"; [ "$$path" != / ] || break; path=$$(dirname "$$path"); done; \
+	done); \
+	install -d $(addprefix $(DESTDIR),$(DIRS)) && echo "$$new" | sort -u >> $(DESTDIR)$(VENV)/directories
+	$(PYTHON) -m venv --system-site-packages $(DESTDIR)$(VENV)
+	$(DESTDIR)$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-compile .
+	# What installs is not needed any more.
+	$(DESTDIR)$(VENV)/bin/pip uninstall --quiet --yes setuptools pip
 	# The programs name the interpreter by where it will be, not by where it is put now.
-	sed -i '1s|^#!.*|#!$(LIBDIR)/bin/python|' $(DESTDIR)$(LIBDIR)/bin/bpflinkd $(DESTDIR)$(LIBDIR)/bin/bpflinkctl
-	install -d $(DESTDIR)$(PREFIX)/bin
-	ln -sf $(LIBDIR)/bin/bpflinkd $(LIBDIR)/bin/bpflinkctl $(DESTDIR)$(PREFIX)/bin/
-	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
-	sed 's|@BINDIR@|$(PREFIX)/bin|' units/bpflinkd.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/bpflinkd.service
-	install -D -m 644 units/org.bpflinkd1.conf $(DESTDIR)$(PREFIX)/share/dbus-1/system.d/org.bpflinkd1.conf
-	install -D -m 644 units/org.bpflinkd1.service $(DESTDIR)$(PREFIX)/share/dbus-1/system-services/org.bpflinkd1.service
+	sed -i '1s|^#!.*|#!$(VENV)/bin/python|' $(DESTDIR)$(VENV)/bin/bpflinkd $(DESTDIR)$(VENV)/bin/bpflinkctl
+	sed -i 's|$(DESTDIR)$(VENV)|$(VENV)|g' $(DESTDIR)$(VENV)/pyvenv.cfg $$(find $(DESTDIR)$(VENV)/bin -type f)
+	# Compiled now: the service cannot write there.
+	$(PYTHON) -m compileall -q $(if $(DESTDIR),-s $(DESTDIR)) $(DESTDIR)$(VENV)/lib
+	ln -sf $(VENV)/bin/bpflinkd $(VENV)/bin/bpflinkctl $(DESTDIR)$(PREFIX)/bin/
+	sed 's|@BINDIR@|$(PREFIX)/bin|; s|@DOCDIR@|$(DOCDIR)|' units/bpflinkd.service > $(DESTDIR)$(UNITDIR)/bpflinkd.service
+	install -m 644 units/bpflinkd.catalog $(DESTDIR)$(CATALOGDIR)/bpflinkd.catalog
+	install -m 644 units/bpflinkd.sysusers.conf $(DESTDIR)$(SYSUSERSDIR)/bpflinkd.conf
+	install -m 644 units/bpflinkd.tmpfiles.conf $(DESTDIR)$(TMPFILESDIR)/bpflinkd.conf
+	install -m 644 units/org.bpflinkd1.conf $(DESTDIR)$(POLICYDIR)/org.bpflinkd1.conf
+	install -m 644 units/org.bpflinkd1.service $(DESTDIR)$(ACTIVATIONDIR)/org.bpflinkd1.service
+	install -m 644 docs/*.md $(DESTDIR)$(DOCDIR)/
+	@if $(LIVE); then \
+		systemd-sysusers $(SYSUSERSDIR)/bpflinkd.conf && systemd-tmpfiles --create $(TMPFILESDIR)/bpflinkd.conf && \
+		$(reread) && echo "installed; to start it now and at boot: systemctl enable --now bpflinkd"; \
+	fi
 
-uninstall: ## Remove what install put there; links, records and configuration stay.
-	rm -rf $(DESTDIR)$(LIBDIR)
-	rm -f $(DESTDIR)$(PREFIX)/bin/bpflinkd $(DESTDIR)$(PREFIX)/bin/bpflinkctl
-	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/bpflinkd.service
-	rm -f $(DESTDIR)$(PREFIX)/share/dbus-1/system.d/org.bpflinkd1.conf
-	rm -f $(DESTDIR)$(PREFIX)/share/dbus-1/system-services/org.bpflinkd1.service
+uninstall: ## Remove what install put there; links stay attached, records and declared links stay.
+	@if $(LIVE); then systemctl disable --now bpflinkd.service || true; fi
+	@made=$$(sort -ru $(DESTDIR)$(VENV)/directories 2>/dev/null); \
+	rm -rf $(DESTDIR)$(VENV) $(DESTDIR)$(DOCDIR)/*.md; \
+	rm -f $(DESTDIR)$(PREFIX)/bin/bpflinkd $(DESTDIR)$(PREFIX)/bin/bpflinkctl \
+		$(DESTDIR)$(UNITDIR)/bpflinkd.service $(DESTDIR)$(CATALOGDIR)/bpflinkd.catalog \
+		$(DESTDIR)$(SYSUSERSDIR)/bpflinkd.conf $(DESTDIR)$(TMPFILESDIR)/bpflinkd.conf \
+		$(DESTDIR)$(POLICYDIR)/org.bpflinkd1.conf $(DESTDIR)$(ACTIVATIONDIR)/org.bpflinkd1.service; \
+	for path in $$made; do [ ! -d "$(DESTDIR)$$path" ] || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$path"; done
+	@if $(LIVE); then $(reread); fi
+
+# What a running systemd and bus have read of our files.
+reread = journalctl --update-catalog && systemctl daemon-reload && \
+	busctl call --quiet org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus ReloadConfig
 
 clean: ## Remove what the build made.
 	rm -rf .venv build dist bpflinkd/programs/*.bpf.o

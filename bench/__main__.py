@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
-from bench import kprobe, packets, reads, replace, thousand
+from bench import declared, kprobe, packets, reads, replace, thousand
 from bench.setting import Setting
 from bench.table import Row, show
 
@@ -22,6 +22,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "memory": thousand.memory,
     "sweep": thousand.sweep,
     "list": thousand.command_line,
+    "boot": declared.boot,
+    "reload": declared.reload,
+    "hotplug": declared.hotplug,
 }
 KPROBE_BENCHMARKS: Mapping[str, Benchmark] = {
     "kprobe-hits": kprobe.hits,

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from bench.timing import interleaved
 from bpflinkd.core.manager import Manager
-from bpflinkd.core.model import State, UnixMicros
+from bpflinkd.core.model import Micros, State, UnixMicros
 from bpflinkd.kernel import libbpf
 from bpflinkd.kernel.bpffs import PinDirectory
 from bpflinkd.kernel.info import LINK_INFO_SIZE
 from bpflinkd.kernel.system import LinuxKernel
 from bpflinkd.store.sqlite import SqliteStore
+from bpflinkd.systemd import FdStore
 
 _ROUNDS = 300
 
@@ -26,12 +27,13 @@ def main(state_dir: Path, bpffs: Path) -> None:
     """Take the links back, then sweep."""
     manager = Manager(
         LinuxKernel(),
-        PinDirectory(bpffs),
+        PinDirectory(bpffs, FdStore()),
         SqliteStore(state_dir),
         lambda _news: None,
         lambda: UnixMicros(time.time_ns() // 1000),
+        lambda: Micros(time.monotonic_ns() // 1000),
     )
-    manager.start()
+    manager.start(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
     views = manager.views()
     inactive = [view.record.name for view in views if view.health.state is not State.ACTIVE]
     if inactive or not views:
@@ -51,7 +53,7 @@ def main(state_dir: Path, bpffs: Path) -> None:
             if ask(fd, buffer, place) != 0:
                 raise OSError("a link cannot be read")
 
-    print(json.dumps(interleaved(floor, manager.observer.sweep, _ROUNDS)))
+    print(json.dumps(interleaved(floor, manager.sweep, _ROUNDS)))
 
 
 if __name__ == "__main__":

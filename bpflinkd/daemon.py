@@ -1,4 +1,4 @@
-"""The daemon: argv, the composition of all parts, and the main loop."""
+"""The daemon: the composition of all parts, and the main loop."""
 
 import logging
 import os
@@ -6,36 +6,43 @@ import platform
 import resource
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import click
-import pydbus
+import pydbus.bus
 from gi.repository import GLib
 
 import bpflinkd
 from bpflinkd import journal, systemd
-from bpflinkd.config import Config, ConfigError, load
-from bpflinkd.core.errors import BpflinkdError
-from bpflinkd.core.events import News, Tiding
+from bpflinkd.compiling import Compiling
+from bpflinkd.config import Config
+from bpflinkd.config.links import LinksDirectory, directories
+from bpflinkd.core.declarer import Outcome
+from bpflinkd.core.events import LinkAdded, LinkRemoved, News, StateChanged, Tiding
 from bpflinkd.core.manager import Manager
-from bpflinkd.core.model import UnixMicros
+from bpflinkd.core.model import Micros, State, UnixMicros
+from bpflinkd.core.pending import Pending
+from bpflinkd.dbus.connecting import Connecting
 from bpflinkd.dbus.service import Service
 from bpflinkd.kernel.bpffs import PinDirectory
 from bpflinkd.kernel.helper import Limits
 from bpflinkd.kernel.system import LinuxKernel
 from bpflinkd.store.sqlite import SqliteStore
-from bpflinkd.watch.netlink import NetlinkWatch
-from bpflinkd.watch.sweep import Sweep
-from bpflinkd.watch.uevent import UeventWatch
+from bpflinkd.watching import Watching
 from bpflinkd.worker import Worker
 
 log = logging.getLogger(__name__)
 
-EXIT_FAILED = 1
-EXIT_NO_BUS = 3
-EXIT_NOT_ALLOWED = 4
+EXIT_FAILED: Final = 1
+EXIT_NO_BUS: Final = 3
+EXIT_NOT_ALLOWED: Final = 4
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+_STATUS_MS: Final = 500
+"""The status text follows changes after so long: there may be a thousand at once."""
+_STUCK: Final = 120.0
+"""Seconds that one piece of work may take before the watchdog is left to bite."""
 
 
 class StartError(Exception):
@@ -50,44 +57,228 @@ def _now() -> UnixMicros:
     return UnixMicros(time.time_ns() // 1000)
 
 
+def _ticks() -> Micros:
+    return Micros(time.monotonic_ns() // 1000)
+
+
 class Daemon:
     """One running instance."""
 
     def __init__(self, config: Config) -> None:
-        """Open everything, take back every link, then show up on the bus."""
+        """Open everything; nothing is touched before `run`."""
         self._config = config
         self._started = _now()
         _raise_descriptor_limit()
         _make_runtime_dir(config.runtime_dir)
         self._loop = GLib.MainLoop()
         self._store = SqliteStore(config.state_dir)
-        pins = PinDirectory(config.bpffs)
-        self._bus = _connect(config.bus)
+        pins = PinDirectory(config.bpffs, systemd.FdStore())
         self._worker = Worker("kernel")
         self._compiler = Worker("compiler")
         kernel = LinuxKernel(compile_limits=Limits(seconds=config.compile_timeout))
-        self._manager = Manager(kernel, pins, self._store, self._published, _now)
-        self._service = Service(self._bus, self._manager, self._worker.submit, self._compiler.submit, self)
+        self._manager = Manager(kernel, pins, self._store, self._published, _now, _ticks)
+        self._compiling = Compiling(self._manager, self._worker, self._compiler)
+        self._files = LinksDirectory(directories(config.config_dir))
         # Listen before the first look, so that nothing falls between the two.
-        self._sweep = Sweep(config.sweep_interval, self._start_sweep)
-        self._netlink = NetlinkWatch(self._heard, self._sweep.now)
-        self._uevent = UeventWatch(self._heard, self._sweep.now)
+        self._watching = Watching(config.sweep_interval, kernel.cgroup_root(), self._heard, self._start_sweep)
+        self._states: dict[str, State] = {}
+        self._refused: tuple[str, ...] = ()
+        self._status_due = False
+        self._bus: pydbus.bus.Bus | None = None
+        self._service: Service | None = None
+        self._begun = self._ready = False
         self._failure: BaseException | None = None
-        self._worker.submit(self._manager.start, self._links_taken_back)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. What runs in the kernel goes on without us."""
         for number in (signal.SIGTERM, signal.SIGINT):
             GLib.unix_signal_add(GLib.PRIORITY_HIGH, number, self._stop)
-        self._bus.con.connect("closed", self._bus_closed)
+        GLib.unix_signal_add(GLib.PRIORITY_DEFAULT, signal.SIGHUP, self._hung_up)
+        watchdog = systemd.Watchdog(self._healthy)
+        if systemd.is_service():
+            # Links are for the first packet. The bus of a machine that boots comes later.
+            self._begin()
+        Connecting(
+            self._config.bus,
+            patient=systemd.is_service(),
+            connected=self._connected,
+            failed=self._no_bus,
+        )
         self._loop.run()
-        self._sweep.close()
-        self._netlink.close()
-        self._uevent.close()
+        watchdog.close()
+        self._watching.close()
         self._worker.stop()  # a compiler at work ends with us
         self._store.close()
         if self._failure is not None:
             raise self._failure
+
+    # Start
+
+    def _begin(self) -> None:
+        """Take back every link, then do what the files say."""
+        self._begun = True
+        boot = _BOOT.read_text().strip()
+
+        def work() -> tuple[list[Pending], Outcome]:
+            return self._manager.start(boot), self._manager.reload(self._files.read())
+
+        self._worker.submit(work, self._links_are_there)
+
+    def _links_are_there(self, result: Any, error: BaseException | None) -> None:
+        if error is not None:
+            self._fail(error)
+            return
+        pending, outcome = result
+        self._ready = True
+        self._reloaded(outcome)
+        systemd.notify("READY=1", self._status())
+        self._compiling.all([*pending, *outcome.pending])
+        if self._bus is not None:
+            self._offer(self._bus)
+
+    def _connected(self, bus: pydbus.bus.Bus) -> None:
+        self._bus = bus
+        bus.con.connect("closed", self._bus_closed)
+        if not self._begun:
+            self._begin()
+        elif self._ready:
+            self._offer(bus)
+
+    def _offer(self, bus: pydbus.bus.Bus) -> None:
+        """Show the links on the bus, and take the name."""
+        service = Service(bus, self._manager, self._worker.submit, self._compiler.submit, self)
+
+        def told(views: Any, error: BaseException | None) -> None:
+            # What happens from here on comes after this: news and answers share one queue.
+            if error is not None:
+                self._fail(error)
+                return
+            self._service = service
+            try:
+                service.show(views)
+                service.claim()
+            except (RuntimeError, GLib.Error) as refusal:
+                self._fail(_name_refused(self._config.bus, refusal))
+            else:
+                log.info("ready on the %s bus", self._config.bus)
+
+        self._worker.submit(self._manager.views, told)
+
+    # News
+
+    def _published(self, news: News) -> None:
+        """On the worker: hand news to the main loop."""
+        self._worker.main_loop.post(self._tell, news)
+
+    def _tell(self, news: News) -> None:
+        if self._service is not None:
+            self._service.publish(news)
+        match news:
+            case LinkAdded(view=view):
+                self._states[view.record.name] = view.health.state
+                self._watching.follow(view)
+            case StateChanged(view=view):
+                self._states[view.record.name] = view.health.state
+            case LinkRemoved(view=view):
+                self._states.pop(view.record.name, None)
+                self._watching.unfollow(view)
+            case _:
+                pass
+        GLib.idle_add(journal.write, news)
+        if self._ready and not self._status_due:
+            self._status_due = True
+            GLib.timeout_add(_STATUS_MS, self._tell_status)
+
+    def _status(self) -> str:
+        """For `systemctl status`."""
+        states = Counter(self._states.values())
+        counts = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
+        refused = f"; {len(self._refused)} declarations refused" if self._refused else ""
+        return f"STATUS={len(self._states)} links{': ' if counts else ''}{counts}{refused}"
+
+    def _tell_status(self) -> bool:
+        self._status_due = False
+        systemd.notify(self._status())
+        return bool(GLib.SOURCE_REMOVE)
+
+    # Watching
+
+    def _heard(self, tiding: Tiding) -> None:
+        self._worker.submit(lambda: self._manager.hear(tiding), self._then_compile)
+
+    def _start_sweep(self, ended: Callable[[], None]) -> None:
+        def done(pending: Any, error: BaseException | None) -> None:
+            self._then_compile(pending, error)
+            ended()
+
+        self._worker.submit(self._manager.sweep, done)
+
+    def _then_compile(self, pending: Any, error: BaseException | None) -> None:
+        if error is not None:
+            log.error("looking at the links failed: %s", error, exc_info=error)
+            return
+        self._compiling.all(pending)
+
+    # Reload
+
+    def reload(self, done: Callable[[Outcome | None, BaseException | None], None]) -> None:
+        """Apply what the files say now. Reloads that come together follow one another."""
+
+        def applied(outcome: Any, error: BaseException | None) -> None:
+            if error is not None:
+                done(None, error)
+                return
+
+            def compiled() -> None:
+                self._reloaded(outcome)
+                done(outcome, None)
+
+            self._compiling.all(outcome.pending, compiled)
+
+        self._worker.submit(lambda: self._manager.reload(self._files.read()), applied)
+
+    def _reloaded(self, outcome: Outcome) -> None:
+        self._refused = tuple(refusal.sentence for refusal in outcome.refused)
+        self._watching.follow_patterns(self._manager.cgroup_patterns())
+        counts = ", ".join(f"{number} {what}" for what, number in sorted(outcome.done.items()) if number)
+        log.info("links.d: %s", "; ".join(filter(None, (counts, f"{len(self._refused)} refused"))))
+        if self._ready:
+            self._tell_status()
+
+    def _hung_up(self) -> bool:
+        def done(_outcome: Outcome | None, error: BaseException | None) -> None:
+            if error is not None:
+                log.error("the reload failed: %s", error, exc_info=error)
+
+        self.reload(done)
+        return bool(GLib.SOURCE_CONTINUE)
+
+    # End
+
+    def _healthy(self) -> bool:
+        return self._worker.busy_for() < _STUCK
+
+    def _stop(self) -> bool:
+        systemd.notify("STOPPING=1")
+        self._loop.quit()
+        return bool(GLib.SOURCE_CONTINUE)
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = error
+        self._loop.quit()
+
+    def _no_bus(self, error: GLib.Error) -> None:
+        self._fail(
+            StartError(
+                f"the bus {self._config.bus} cannot be reached: {error.message}; is dbus-daemon running?",
+                EXIT_NO_BUS,
+            )
+        )
+
+    def _bus_closed(self, *_arguments: Any) -> None:
+        self._fail(StartError("the D-Bus connection was closed; links stay attached", EXIT_NO_BUS))
+
+    # For readers
 
     def properties(self) -> dict[str, GLib.Variant]:
         """The daemon's part of the Manager's properties."""
@@ -98,14 +289,13 @@ class Daemon:
             "config": str(config.config_dir),
             "runtime": str(config.runtime_dir),
         }
-        netlink, uevent, sweep = self._netlink, self._uevent, self._sweep
         sources = {
-            "netlink": _source(
-                netlink.events,
-                "interfaces: attach by netlink, gone, renamed, moved, back; blind to bpf_link updates",
-            ),
-            "uevent": _source(uevent.events, "kernel modules, and with them the functions of kprobes"),
-            "sweep": _source(sweep.done, f"every link, every {sweep.interval:g} s"),
+            source.name: {
+                "live": GLib.Variant("b", source.live),
+                "events": GLib.Variant("t", source.events),
+                "detail": GLib.Variant("s", source.detail),
+            }
+            for source in self._watching.sources()
         }
         return {
             "Version": GLib.Variant("s", bpflinkd.__version__),
@@ -114,50 +304,8 @@ class Daemon:
             "KernelRelease": GLib.Variant("s", platform.release()),
             "Paths": GLib.Variant("a{ss}", paths),
             "WatchSources": GLib.Variant("a{sa{sv}}", sources),
+            "Refused": GLib.Variant("as", self._refused),
         }
-
-    def _links_taken_back(self, _result: Any, error: BaseException | None) -> None:
-        try:
-            if error is not None:
-                raise error
-            self._service.claim()
-        except (RuntimeError, GLib.Error) as refusal:
-            self._failure = _name_refused(self._config.bus, refusal)
-            self._loop.quit()
-        except BaseException as other:
-            self._failure = other
-            self._loop.quit()
-        else:
-            systemd.notify("READY=1", f"STATUS=Holding the links of {self._config.state_dir}.")
-            log.info("ready on the %s bus", self._config.bus)
-
-    def _published(self, news: News) -> None:
-        """On the worker: hand news to the main loop."""
-        self._worker.main_loop.post(self._tell, news)
-
-    def _tell(self, news: News) -> None:
-        self._service.publish(news)
-        GLib.idle_add(journal.write, news)
-
-    def _heard(self, tiding: Tiding) -> None:
-        self._worker.submit(lambda: self._manager.observer.hear(tiding))
-
-    def _start_sweep(self, ended: Callable[[], None]) -> None:
-        def done(_result: Any, error: BaseException | None) -> None:
-            if error is not None:
-                log.error("a sweep failed: %s", error, exc_info=error)
-            ended()
-
-        self._worker.submit(self._manager.observer.sweep, done)
-
-    def _stop(self) -> bool:
-        systemd.notify("STOPPING=1")
-        self._loop.quit()
-        return bool(GLib.SOURCE_CONTINUE)
-
-    def _bus_closed(self, *_arguments: Any) -> None:
-        self._failure = StartError("the D-Bus connection was closed; links stay attached", EXIT_NO_BUS)
-        self._loop.quit()
 
 
 def _raise_descriptor_limit() -> None:
@@ -173,32 +321,6 @@ def _make_runtime_dir(place: Path) -> None:
         raise StartError(f"the runtime directory {place} cannot be made: {error.strerror}") from None
 
 
-def _source(events: int, detail: str) -> dict[str, GLib.Variant]:
-    return {
-        "live": GLib.Variant("b", True),
-        "events": GLib.Variant("t", events),
-        "detail": GLib.Variant("s", detail),
-    }
-
-
-def _connect(address: str) -> pydbus.bus.Bus:
-    try:
-        if address == "system":
-            bus = pydbus.SystemBus()
-        elif address == "session":
-            bus = pydbus.SessionBus()
-        else:
-            bus = pydbus.connect(address)
-    except GLib.Error as error:
-        raise StartError(
-            f"the bus {address} cannot be reached: {error.message}; is dbus-daemon running?",
-            EXIT_NO_BUS,
-        ) from None
-    # GIO would end the process by itself, without a word.
-    bus.con.set_exit_on_close(False)
-    return bus
-
-
 def _name_refused(bus: str, refusal: Exception) -> StartError:
     if isinstance(refusal, GLib.Error):
         return StartError(
@@ -207,49 +329,3 @@ def _name_refused(bus: str, refusal: Exception) -> StartError:
             EXIT_NOT_ALLOWED,
         )
     return StartError(f"another bpflinkd owns org.bpflinkd1 on the {bus} bus")
-
-
-# Whether a directory can be used is found out by using it, with a better sentence.
-_Dir = click.Path(path_type=Path, readable=False)
-
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(bpflinkd.__version__, prog_name="bpflinkd")
-@click.option("--bus", metavar="ADDRESS", help="system (default), session, or a D-Bus address.")
-@click.option(
-    "--config-dir",
-    type=_Dir,
-    default=Config().config_dir,
-    show_default=True,
-    help="Where bpflinkd.toml is.",
-)
-@click.option("--state-dir", type=_Dir, help="Records.  [default: /var/lib/bpflinkd]")
-@click.option("--bpffs", type=_Dir, help="Pins.  [default: /sys/fs/bpf/bpflinkd]")
-@click.option("--runtime-dir", type=_Dir, help="Volatile files.  [default: /run/bpflinkd]")
-@click.option("--foreground", is_flag=True, default=None, help="Log to standard error.")
-@click.option("--sweep-interval", type=float, metavar="S", help="Seconds.  [default: 5]")
-@click.option(
-    "--compile-timeout", type=float, metavar="S", help="Seconds a C source may take.  [default: 60]"
-)
-def main(config_dir: Path, **given: Any) -> None:
-    """Own this host's BPF attachments: run until stopped. Stopping changes nothing in the kernel.
-
-    Exit codes: 0 stopped, 1 failed, 2 usage, 3 no bus, 4 not allowed.
-    """
-    try:
-        config = load(config_dir, given)
-        systemd.set_up_logging(foreground=config.foreground)
-        if os.geteuid() != 0:
-            raise StartError(
-                "bpflinkd must run as root: it loads and attaches BPF programs", EXIT_NOT_ALLOWED
-            )
-        Daemon(config).run()
-    except StartError as error:
-        _die(str(error), error.code)
-    except (BpflinkdError, ConfigError) as error:
-        _die(str(error), EXIT_FAILED)
-
-
-def _die(sentence: str, code: int) -> None:
-    click.echo(f"bpflinkd: {sentence}", err=True)
-    raise SystemExit(code)

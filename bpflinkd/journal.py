@@ -1,68 +1,148 @@
-"""What happened to links, as log lines with fields that the journal keeps."""
+"""What happened to links, as log lines with fields that the journal keeps; docs/service.md lists them."""
 
 import logging
-from typing import assert_never
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final, assert_never
 
 from bpflinkd.core.events import (
+    ChangeKind,
     ForeignChange,
     Healed,
     LinkAdded,
+    LinkAmended,
     LinkRemoved,
     News,
     ProgramReplaced,
     StateChanged,
 )
+from bpflinkd.core.model import LinkView, Occupant, State
 
 log = logging.getLogger("bpflinkd")
+
+
+class MessageId(StrEnum):
+    """MESSAGE_ID= of each kind of line. Fixed for ever: people filter by them. The catalog explains them."""
+
+    LINK_ADDED = "a887f82911b94a708c5491cfb04e6c13"
+    LINK_REMOVED = "95d17233684a498eae84a11e2ae1adb1"
+    LINK_AMENDED = "b46a8320303547b096c4102ee0cbf639"
+    PROGRAM_REPLACED = "c17a73c714864c43bff12f11d047f6ca"
+    STATE_CHANGED = "a8559c29c4894f95bf916e0c7f276a38"
+    HEALED = "dc2535e2361c4355923ef5c725217264"
+    FOREIGN_LINK_UPDATED = "300549c7a65e4819841c07193fc2c210"
+    FOREIGN_LINK_DETACHED = "ee47f740c2d444b5ae36435e8756d05d"
+    FOREIGN_PROGRAM_ATTACHED = "d4fce8d2b3de44ae945cb794cd629a3e"
+    FOREIGN_SLOT_CHANGED = "10c38a0466a34f08aa555cca283c7840"
+    FOREIGN_SLOT_EMPTIED = "b8f91354bdc54f548922129f93c9c877"
+    FOREIGN_TARGET_GONE = "a0e82898ad1a49d0be1b1a385b375a37"
+    FOREIGN_TARGET_BACK = "f131523637cc49ae929e941978524a1e"
+
+
+FOREIGN: Final[Mapping[ChangeKind, MessageId]] = {
+    kind: MessageId[f"FOREIGN_{kind.name}"] for kind in ChangeKind
+}
 
 
 def write(news: News) -> None:
     """One line a piece of news."""
     match news:
         case LinkAdded(view=view):
+            generation = view.record.generation
+            _line(
+                logging.INFO,
+                MessageId.LINK_ADDED,
+                view.record.name,
+                f"{view.record.target} has generation {generation.number}, program {generation.program}; "
+                f"{view.health.state}",
+                **_of(view),
+                **_programs(new=_running(view)),
+            )
+        case LinkRemoved(view=view, reason=reason):
+            _line(
+                logging.INFO,
+                MessageId.LINK_REMOVED,
+                view.record.name,
+                f"ended: {reason}",
+                **_of(view),
+                **_programs(old=_running(view)),
+            )
+        case LinkAmended(view=view):
             record = view.record
             _line(
                 logging.INFO,
+                MessageId.LINK_AMENDED,
                 record.name,
-                f"{record.target} has generation {record.generation.number}, program "
-                f"{record.generation.program}; {view.health.state}",
-                TARGET=str(record.target),
-                GENERATION=str(record.generation.number),
+                f"belongs to uid {record.owner.uid}, policy {record.policy}, lifetime {record.lifetime}",
+                **_of(view),
+                **_programs(new=_running(view)),
             )
-        case LinkRemoved(view=view, reason=reason):
-            _line(logging.INFO, view.record.name, f"ended: {reason}", TARGET=str(view.record.target))
         case ProgramReplaced(view=view, old=old):
             new = view.record.generation
             _line(
                 logging.INFO,
+                MessageId.PROGRAM_REPLACED,
                 view.record.name,
                 f"generation {new.number} by uid {new.by_uid}: {old.program} gave way to {new.program}",
-                TARGET=str(view.record.target),
-                GENERATION=str(new.number),
-                OLD_PROG=str(old.program.id),
-                NEW_PROG=str(new.program.id),
+                **_of(view),
+                **_programs(old=old.program.id, new=new.program.id),
             )
         case StateChanged(view=view, old=before):
             reason = f": {view.health.reason}" if view.health.reason else ""
             _line(
                 logging.INFO,
+                MessageId.STATE_CHANGED,
                 view.record.name,
                 f"{before} -> {view.health.state}{reason}",
-                TARGET=str(view.record.target),
+                **_of(view),
+                **_programs(new=_running(view)),
             )
-        case ForeignChange(view=view, kind=kind, sentence=sentence):
+        case ForeignChange(view=view, kind=kind, sentence=sentence, by=by):
             _line(
                 logging.WARNING,
+                FOREIGN[kind],
                 view.record.name,
                 f"{kind}: {sentence}",
-                TARGET=str(view.record.target),
-                KIND=kind,
+                KIND=str(kind),
+                **_of(view),
+                **_changed(view, kind, by),
             )
         case Healed(name=name, sentence=sentence):
-            _line(logging.WARNING, name, sentence)
+            _line(logging.WARNING, MessageId.HEALED, name, sentence)
         case _:
             assert_never(news)
 
 
-def _line(level: int, link: str, text: str, **fields: str) -> None:
-    log.log(level, "link %s: %s", link, text, extra={"LINK": link, **fields})
+def _of(view: LinkView) -> dict[str, str]:
+    return {
+        "TARGET": str(view.record.target),
+        "GENERATION": str(view.record.generation.number),
+        "STATE": str(view.health.state),
+    }
+
+
+def _running(view: LinkView) -> int | None:
+    """Kernel id of the program that runs on the target, ours or not; None where none does."""
+    if view.health.running is not None:
+        return view.health.running.program.id
+    return view.record.generation.program.id if view.health.state is State.ACTIVE else None
+
+
+def _changed(view: LinkView, kind: ChangeKind, by: Occupant | None) -> dict[str, str]:
+    """Our program ran before; now somebody else's does, or none, or ours again."""
+    ours = view.record.generation.program.id
+    if kind is ChangeKind.TARGET_BACK:
+        return _programs(new=ours)
+    return _programs(old=ours, new=by.program.id if by else None)
+
+
+def _programs(*, old: int | None = None, new: int | None = None) -> dict[str, str]:
+    """Kernel ids of what ran before and what runs now, each where there is one."""
+    ids = {"OLD_PROG": old, "NEW_PROG": new}
+    return {field: str(number) for field, number in ids.items() if number}
+
+
+def _line(level: int, message_id: MessageId, link: str, text: str, **fields: str) -> None:
+    # JournalHandler sends every attribute of a log record; journald keeps those in capitals.
+    extra = {"MESSAGE_ID": str(message_id), "LINK": link, **fields}
+    log.log(level, "link %s: %s", link, text, extra=extra)

@@ -62,12 +62,18 @@ class Worker:
     def __init__(self, name: str) -> None:
         self.main_loop = MainLoop()
         self._queue: SimpleQueue[tuple[Work, Done | None] | None] = SimpleQueue()
+        self._since: float | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def submit(self, work: Work, done: Done | None = None) -> None:
         """Queue work. `done(result, error)` follows later; without it errors go to the log."""
         self._queue.put((work, done))
+
+    def busy_for(self) -> float:
+        """Seconds that the piece of work at hand has taken so far; 0 while there is none."""
+        since = self._since
+        return time.monotonic() - since if since is not None else 0.0
 
     def stop(self) -> None:
         """Finish what is queued, then end."""
@@ -77,10 +83,12 @@ class Worker:
     def _run(self) -> None:
         while (job := self._queue.get()) is not None:
             work, done = job
+            self._since = time.monotonic()
             try:
                 result, error = work(), None
             except Exception as caught:  # whatever it is, the caller is told and the thread goes on
                 result, error = None, caught
+            self._since = None
             if done is not None:
                 self.main_loop.post(done, result, error)
             elif error is not None:

@@ -1,6 +1,5 @@
 """NAME, TARGET and SOURCE of the command line, parsed into what the client takes."""
 
-import difflib
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -11,8 +10,9 @@ import click
 
 from bpflinkd.cli.failures import InputError
 from bpflinkd.cli.kinds import Text
-from bpflinkd.core import attach_types
+from bpflinkd.core import targets, written
 from bpflinkd.core.errors import BadTarget
+from bpflinkd.core.patterns import CgroupPattern, InterfacePattern
 from bpflinkd.dbus.client import (
     CgroupTarget,
     KprobeTarget,
@@ -24,8 +24,6 @@ from bpflinkd.dbus.client import (
 )
 
 _U32_MAX: Final = 2**32 - 1
-KPROBE_KINDS: Final = ("kprobe", "kretprobe", "kprobe-multi", "kretprobe-multi")
-_KINDS: Final = ("xdp", "cgroup", *KPROBE_KINDS)
 _AN_OBJECT: Final = ("object", "an ELF object such as filter.bpf.o")
 _A_SOURCE: Final = ("source", "C for bcc such as filter.c")
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
@@ -85,66 +83,26 @@ def target(
     text: str, mode: str | None = None, attach_type: str | None = None, cookie: int | None = None
 ) -> Target:
     """Parse a TARGET and the options that go with it. Raises click's usage errors."""
-    kind, colon, rest = text.partition(":")
-    example = "such as xdp:eth0 or cgroup:/web.slice."
-    if not colon or kind not in _KINDS or not rest:
-        close = difflib.get_close_matches(kind, _KINDS, n=1) if colon else []
-        meant = f"did you mean {close[0]}:{rest or 'NAME'}?" if close else ""
-        raise click.UsageError(
-            f"{text!r} is not a target; write xdp:INTERFACE, cgroup:/PATH, kprobe:FUNCTION, "
-            f"kretprobe:FUNCTION, kprobe-multi:PATTERN or kretprobe-multi:PATTERN; {meant or example}"
-        )
-    if mode is not None and kind != "xdp":
-        raise click.UsageError(f"--mode is for xdp targets; a {kind} has no modes.")
-    if attach_type is not None and kind != "cgroup":
-        raise click.UsageError(f"--attach-type is for cgroup targets; {kind} says it already.")
-    if cookie is not None and kind not in KPROBE_KINDS:
-        raise click.UsageError("--cookie is for kprobe targets; other programs are not told one.")
-    if kind == "xdp":
-        return XdpTarget(rest, mode)
-    if kind in KPROBE_KINDS:
-        return _kprobe(kind, rest, cookie or 0)
-    if not rest.startswith("/"):
-        raise click.UsageError(f"the cgroup path {rest!r} must begin with a slash, the root of cgroup v2.")
-    return _cgroup(rest, attach_type)
-
-
-def _kprobe(kind: str, rest: str, cookie: int) -> KprobeTarget:
-    """`FUNCTION`, `FUNCTION+OFFSET` or a pattern. The daemon knows what a name may hold."""
-    at_return, multi = kind.startswith("kret"), kind.endswith("-multi")
-    function, plus, offset = rest, "", ""
-    if not multi:
-        function, plus, offset = rest.partition("+")
-    if not plus:
-        return KprobeTarget(function, 0, at_return, multi, cookie)
-    if at_return:
-        raise click.UsageError(f"{kind}:{function} takes no offset: it is hit where the function returns.")
     try:
-        return KprobeTarget(function, int(offset, 0), at_return, multi, cookie)
-    except ValueError:
-        raise click.UsageError(
-            f"the offset {offset!r} is not a number of bytes; write it as 16 or 0x10."
-        ) from None
-
-
-def _cgroup(rest: str, attach_type: str | None) -> CgroupTarget:
-    """`/path` or, as `list` prints it, `/path egress`. A path may hold spaces."""
-    path, space, word = rest.rpartition(" ")
-    # A word with a slash is the rest of a path that holds a space.
-    if not space or "/" in word:
-        return CgroupTarget(rest, _attach_type(attach_type) if attach_type else None)
-    if attach_type is None:
-        return CgroupTarget(path, _attach_type(word))
-    if word in {known.name for known in attach_types.CGROUP_ATTACH_TYPES}:
-        raise click.UsageError(f"the target says {word} already; leave --attach-type out.")
-    return CgroupTarget(rest, _attach_type(attach_type))
-
-
-def _attach_type(word: str) -> str:
-    try:
-        return attach_types.by_name(word).name
+        found = written.target(text, mode=mode, attach_type=attach_type, cookie=cookie)
     except BadTarget as error:
-        raise click.UsageError(f"{error}.") from None
+        raise click.UsageError(f"{error}{'' if str(error).endswith('?') else '.'}") from None
+    match found:
+        case targets.XdpTarget(interface=interface):
+            return XdpTarget(interface, mode)
+        case targets.CgroupTarget(path=path, attach_type=kind):
+            return CgroupTarget(path, kind.name)
+        case targets.CgroupPlace(path=path):
+            return CgroupTarget(path)
+        case targets.KprobeTarget(symbol=symbol, offset=offset, at_return=at_return):
+            return KprobeTarget(symbol, offset, at_return, False, cookie or 0)
+        case targets.KprobeMultiTarget(pattern=pattern, at_return=at_return):
+            return KprobeTarget(pattern, 0, at_return, True, cookie or 0)
+        case InterfacePattern() | CgroupPattern():
+            raise click.UsageError(
+                f"{str(found)!r} is a pattern, and a link has one target; what many share is declared as a "
+                "template, in a file of /etc/bpflinkd/links.d (docs/links.md)."
+            )
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from bpflinkd.cli.arguments import (
 from bpflinkd.cli.group import Command
 from bpflinkd.cli.kinds import NAME, Text
 from bpflinkd.cli.settings import Settings
-from bpflinkd.core.model import Policy
+from bpflinkd.core.model import Lifetime, Policy
 from bpflinkd.core.targets import XdpMode
 from bpflinkd.dbus.client import ClientError
 
@@ -76,6 +76,7 @@ Example:
     help="What is done when somebody else changes the hook.  [default: alert]",
 )
 @click.option("--wait", is_flag=True, help="Accept a target that is not there yet.")
+@click.option("--ephemeral", is_flag=True, help="End at the next reboot.  [default: attach again then]")
 @click.pass_obj
 def attach_command(settings: Settings, /, **given: Any) -> None:
     """See `_ATTACH_HELP`."""
@@ -83,7 +84,14 @@ def attach_command(settings: Settings, /, **given: Any) -> None:
     name = given["name"]
     with opened_source(_source(given)) as source:
         client = settings.client(compiles=given["source"])
-        path = client.attach(name, where, source, policy=given["policy"], wait=given["wait"])
+        path = client.attach(
+            name,
+            where,
+            source,
+            policy=given["policy"],
+            lifetime=Lifetime.EPHEMERAL if given["ephemeral"] else None,
+            wait=given["wait"],
+        )
     try:
         link = client.link(name)
         state, reason = link["State"], link["Reason"]

@@ -65,6 +65,7 @@ def link(properties: LinkProperties, bpffs: str) -> Document:
     found: Document = {snake_case(key): value for key, value in properties.items()}
     source, detail = properties["Source"]
     hook, number = properties["Hook"]
+    file, template = properties["Origin"]
     uid = properties["Owner"]
     del found["kprobe"]
     found |= zip(("cookie", "missed", "suppressed"), properties["Kprobe"], strict=True)
@@ -73,6 +74,7 @@ def link(properties: LinkProperties, bpffs: str) -> Document:
         "owner": {"uid": uid, "user": user_name(uid)},
         "program": program(properties["Program"]),
         "source": {source: detail},
+        "origin": {"file": file, "template": template} if file else None,
         "running": occupant(properties["Running"]),
         "kernel_link_id": properties["KernelLinkId"] or None,
         "hook": {hook: number} if hook else None,

@@ -13,17 +13,22 @@ import bpflinkd
 from bpflinkd.cli.kinds import Seconds
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from bpflinkd.cli.settings import Settings
 
 _COMMANDS: Final = {
     "attach": "change",
     "replace": "change",
     "detach": "change",
+    "reload": "declare",
+    "export": "declare",
     "list": "read",
     "show": "read",
     "foreign": "read",
     "status": "read",
     "events": "follow",
+    "config": "config",
 }
 """The module of each command, in the order in which help shows them."""
 
@@ -115,13 +120,18 @@ class Command(_WithGlobals):
 class Group(_WithGlobals, click.Group):
     """The commands, by name; a typo is answered with what was probably meant."""
 
+    def __init__(self, *arguments: Any, modules: Mapping[str, str], **keywords: Any) -> None:
+        """`modules` are the commands in the order of help, with the module of each."""
+        super().__init__(*arguments, **keywords)
+        self._modules = modules
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """In the order of `_COMMANDS`."""
-        return list(_COMMANDS)
+        """In the order of help."""
+        return list(self._modules)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import the module of a command."""
-        module = _COMMANDS.get(cmd_name)
+        module = self._modules.get(cmd_name)
         if module is None:
             return None
         found: click.Command = getattr(import_module(f"bpflinkd.cli.{module}"), f"{cmd_name}_command")
@@ -132,11 +142,11 @@ class Group(_WithGlobals, click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command. Click before 8.2 has no suggestions for commands."""
         word = args[0]
-        if word not in _COMMANDS and not ctx.resilient_parsing and not word.startswith("-"):
+        if word not in self._modules and not ctx.resilient_parsing and not word.startswith("-"):
             import difflib
 
-            near = difflib.get_close_matches(word, _COMMANDS, n=1)
-            hint = f"Did you mean '{near[0]}'?" if near else f"Commands: {', '.join(_COMMANDS)}."
+            near = difflib.get_close_matches(word, self._modules, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else f"Commands: {', '.join(self._modules)}."
             ctx.fail(f"No such command '{word}'. {hint}")
         return super().resolve_command(ctx, args)
 
@@ -160,6 +170,6 @@ Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no daemon, 4 not allowed.
 """
 
 
-@click.command(name="bpflinkctl", cls=Group, help=_HELP)
+@click.command(name="bpflinkctl", cls=Group, modules=_COMMANDS, help=_HELP)
 def bpflinkctl() -> None:
     """See `_HELP`."""

@@ -115,6 +115,7 @@ def _show_fields(link: dict[str, Any]) -> list[tuple[str, str]]:
         ("Owner", f"{words.owner(uid)} (uid {uid})"),
         ("Policy", link["policy"]),
         ("Lifetime", link["lifetime"]),
+        ("Declared", _declared(link["origin"])),
         ("Created", words.when(link["created"])),
         ("Generation", f"{link['generation']} since {words.when(link['generation_since'])}"),
         ("Program", _pairs(link["program"])),
@@ -137,6 +138,12 @@ def _show_fields(link: dict[str, Any]) -> list[tuple[str, str]]:
         ("Pins", link["pins"]),
     ]
     return [(label, value) for label, value in fields if value]
+
+
+def _declared(origin: dict[str, str] | None) -> str:
+    if origin is None:
+        return ""
+    return origin["file"] + (f", by the template {origin['template']}" if origin["template"] else "")
 
 
 def _target(target: dict[str, Any]) -> str:
@@ -224,6 +231,7 @@ def _status_fields(
         ("Kernel", status["KernelRelease"]),
         ("Links", f"{sum(states.values())}" + (f": {counts}" if counts else "")),
     ]
+    fields += [("Refused", sentence) for sentence in status["Refused"]]
     for name, source in sorted(status["WatchSources"].items()):
         live = "live" if source.get("live") else "NOT live"
         detail = f"; {source['detail']}" if source.get("detail") else ""

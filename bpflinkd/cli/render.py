@@ -63,6 +63,10 @@ class Output:
             self._write("".join(clean(words) for words, _ in pairs) + "\n")
         self._flush()
 
+    def text(self, text: str) -> None:
+        """Text as it is, for a file rather than for eyes."""
+        self._write(text)
+
     def table(self, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
         """A row a line, whatever the values."""
         cells = [[clean(cell) for cell in row] for row in rows]

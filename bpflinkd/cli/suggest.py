@@ -7,9 +7,10 @@ from typing import Final
 
 import click
 
-from bpflinkd.cli.arguments import KPROBE_KINDS
 from bpflinkd.cli.settings import Settings
 from bpflinkd.core.attach_types import CGROUP_ATTACH_TYPES
+from bpflinkd.core.model import BUILTINS
+from bpflinkd.core.written import KPROBE_KINDS
 from bpflinkd.dbus.client import ClientError
 
 _LETTERS: Final = 3
@@ -35,7 +36,7 @@ def attach_types(_context: click.Context, _word: str) -> list[str]:
 
 def builtins(_context: click.Context, _word: str) -> list[str]:
     """Programs that ship with bpflinkd."""
-    return ["pass"]
+    return list(BUILTINS)
 
 
 def targets(_context: click.Context, word: str) -> list[str]:

@@ -61,6 +61,16 @@ class SaveDone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NoteHook:
+    """Record on which hook a link is attached again. From here on there is no way back.
+
+    The link was promised before, so it stays attached also where this cannot be written.
+    """
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Promote:
     """Move the staged pins over the current ones. A crash before this is healed at start."""
 
@@ -117,6 +127,7 @@ Action: TypeAlias = (
     | CreateLink
     | SwapLink
     | SaveDone
+    | NoteHook
     | Promote
     | Evict
     | SaveEnding

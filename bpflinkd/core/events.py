@@ -16,6 +16,10 @@ class InterfaceChanged:
 
     ifindex: IfIndex
     name: str
+    altnames: tuple[str, ...] = ()
+    """All of them."""
+    mac: str = ""
+    """As in `patterns.Interface`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +28,7 @@ class InterfaceGone:
 
     ifindex: IfIndex
     name: str
+    altnames: tuple[str, ...] = ()
     moved: bool
     """True where it lives on in another network namespace."""
 
@@ -35,7 +40,23 @@ class ModuleChanged:
     module: str
 
 
-Tiding: TypeAlias = InterfaceChanged | InterfaceGone | ModuleChanged
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CgroupAppeared:
+    """A cgroup that matches a followed path was made, or was there when the watch looked."""
+
+    path: str
+    """From the root of the cgroup v2 hierarchy, begins with a slash."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CgroupGone:
+    """A cgroup that matches a followed path was removed."""
+
+    path: str
+    """From the root of the cgroup v2 hierarchy, begins with a slash."""
+
+
+Tiding: TypeAlias = InterfaceChanged | InterfaceGone | ModuleChanged | CgroupAppeared | CgroupGone
 
 
 class ChangeKind(StrEnum):
@@ -84,6 +105,13 @@ class ProgramReplaced:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LinkAmended:
+    """What is said of a link is another: its owner, policy, lifetime or where it is declared."""
+
+    view: LinkView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StateChanged:
     """A link's state, or the reason for it, is another one."""
 
@@ -113,4 +141,6 @@ class Healed:
     sentence: str
 
 
-News: TypeAlias = LinkAdded | LinkRemoved | ProgramReplaced | StateChanged | ForeignChange | Healed
+News: TypeAlias = (
+    LinkAdded | LinkRemoved | LinkAmended | ProgramReplaced | StateChanged | ForeignChange | Healed
+)

@@ -11,6 +11,7 @@ from bpflinkd.core.actions import (
     EndLink,
     Evict,
     ForgetIntent,
+    NoteHook,
     Promote,
     RemovePins,
     RemoveRecord,
@@ -21,7 +22,7 @@ from bpflinkd.core.actions import (
     StageProgram,
     SwapLink,
 )
-from bpflinkd.core.errors import BpflinkdError, Internal
+from bpflinkd.core.errors import BpflinkdError, Internal, StorageFailed
 from bpflinkd.core.model import NO_PROGRAM
 from bpflinkd.core.ports import Kernel, Link, Pins, Program, Store
 from bpflinkd.core.targets import Target
@@ -48,7 +49,7 @@ class Executor:
     def run(self, actions: Sequence[Action], target: Target, held: Held) -> Held:
         """Perform all actions, or none.
 
-        The point of no return is `SaveDone` or `SaveEnding`: what fails after it is logged, and
+        The point of no return is `SaveDone`, `NoteHook` or `SaveEnding`: what fails after it is logged, and
         finished at the next start, never undone. Superseded handles are left for the caller to close.
 
         Returns:
@@ -66,7 +67,7 @@ class Executor:
                 if not committed:
                     _unwind(undo)
                 raise
-            committed = committed or isinstance(action, SaveDone | SaveEnding)
+            committed = committed or isinstance(action, SaveDone | NoteHook | SaveEnding)
         return held
 
     def _perform(self, action: Action, target: Target, held: Held, undo: list[Callable[[], None]]) -> Held:
@@ -96,6 +97,11 @@ class Executor:
                 return replace(held, program=program)
             case SaveDone(record=record):
                 store.commit(record)
+            case NoteHook(record=record):
+                try:
+                    store.note_hook(record)
+                except StorageFailed as error:
+                    log.error("link %r is attached again, which is not recorded: %s", record.name, error)
             case Promote(name=name):
                 pins.promote(name)
             case Evict(hook=hook, occupant=occupant):

@@ -8,7 +8,7 @@ from bpflinkd.core.executor import Held
 from bpflinkd.core.model import NO_PROGRAM, Health, LinkView, Occupant, Record, Status
 from bpflinkd.core.ports import Kernel
 from bpflinkd.core.reconcile import NO_FIGHT, Fight
-from bpflinkd.core.targets import KprobeMultiTarget, KprobeTarget
+from bpflinkd.core.targets import CgroupTarget, KprobeMultiTarget, KprobeTarget
 
 
 @dataclass(slots=True)
@@ -43,6 +43,21 @@ class Entry:
 class Links(dict[str, Entry]):
     """Every link by name."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._by_cgroup: dict[str, set[str]] = {}
+
+    def add(self, entry: Entry) -> None:
+        """Take a link in."""
+        name, target = entry.record.name, entry.record.target
+        self[name] = entry
+        if isinstance(target, CgroupTarget):
+            self._by_cgroup.setdefault(target.path, set()).add(name)
+
+    def on_cgroup(self, path: str) -> tuple[str, ...]:
+        """Names of the links on a cgroup. There may be thousands, and cgroups come and go in bursts."""
+        return tuple(self._by_cgroup.get(path, ()))
+
     def named(self, name: str) -> Entry:
         """The link that a caller names, or `NoSuchLink` with the name that was perhaps meant."""
         entry = self.get(name)
@@ -61,7 +76,13 @@ class Links(dict[str, Entry]):
 
     def drop(self, name: str) -> None:
         """Forget a link, and close its handles."""
-        self.pop(name).hold(Held(link=None, program=None))
+        entry = self.pop(name)
+        entry.hold(Held(link=None, program=None))
+        if isinstance(entry.record.target, CgroupTarget):
+            on_it = self._by_cgroup[entry.record.target.path]
+            on_it.discard(name)
+            if not on_it:
+                del self._by_cgroup[entry.record.target.path]
 
 
 def status_of(kernel: Kernel, entry: Entry, *, for_swap: bool = False) -> Status:

@@ -7,13 +7,16 @@ import logging
 from dataclasses import replace
 from typing import Final
 
-from bpflinkd.core import names, plan, recovery
-from bpflinkd.core.errors import BpflinkdError, NameTaken
+from bpflinkd.core import names, plan
+from bpflinkd.core.declared import Declaration, Declarations
+from bpflinkd.core.declarer import Declarer, Outcome
+from bpflinkd.core.errors import BadProgram, HookGone, NameTaken
 from bpflinkd.core.events import (
-    Healed,
     LinkAdded,
+    LinkAmended,
     LinkRemoved,
     ProgramReplaced,
+    Tiding,
 )
 from bpflinkd.core.executor import Executor, Held
 from bpflinkd.core.links import Entry, Links, status_of
@@ -22,17 +25,20 @@ from bpflinkd.core.model import (
     Foreign,
     Health,
     LinkView,
+    Micros,
+    ObjectImage,
     Record,
-    Source,
     SourceFile,
+    SourceText,
     State,
     StoredObject,
     StoredSource,
-    UnixMicros,
 )
 from bpflinkd.core.observer import Observer
-from bpflinkd.core.ports import Clock, Kernel, Pins, Program, Publish, Store, Stored
+from bpflinkd.core.pending import Pending
+from bpflinkd.core.ports import Clock, Kernel, Pins, Program, Publish, Store, Ticks
 from bpflinkd.core.requests import AttachRequest, Caller, DetachRequest, ReplaceRequest
+from bpflinkd.core.takeback import TakeBack
 from bpflinkd.core.targets import (
     CgroupTarget,
     Hook,
@@ -49,18 +55,24 @@ FEATURES_HOLD: Final = 5_000_000
 class Manager:
     """The links of one host."""
 
-    def __init__(self, kernel: Kernel, pins: Pins, store: Store, publish: Publish, clock: Clock) -> None:
+    def __init__(
+        self, kernel: Kernel, pins: Pins, store: Store, publish: Publish, clock: Clock, ticks: Ticks
+    ) -> None:
         self._kernel = kernel
         self._pins = pins
         self._store = store
         self._publish = publish
         self._clock = clock
+        self._ticks = ticks
         self._executor = Executor(kernel, pins, store)
         self._links = Links()
-        self.observer = Observer(self._links, kernel, self._executor, publish, clock)
-        """Looks at the links; watchers and the sweep talk to it."""
+        self._observer = Observer(self._links, kernel, self._executor, publish, clock, ticks)
+        self._declarer = Declarer(self, self._links, kernel, store)
+        self._take_back = TakeBack(
+            self._links, kernel, pins, store, self._executor, self._observer, publish, clock
+        )
         self._features: tuple[Feature, ...] = ()
-        self._features_known = UnixMicros(0)
+        self._features_known = Micros(0)
 
     # Verbs
 
@@ -93,9 +105,17 @@ class Manager:
             target = plan.settle_target(request.target, program)
             occupant = self._kernel.occupant(hook) if hook else None
             if occupant is not None:
-                raise plan.busy(target, occupant, self._links.name_of(occupant))
-            record, actions = plan.attach(request, target, program, hook, self._clock())
-            held = self._executor.run(actions, target, Held(link=None, program=program))
+                ours = self._links.name_of(occupant)
+                if ours is not None or not request.origin.file:
+                    raise plan.busy(target, occupant, ours)
+                hook = None  # declared is promised: what policy says of strangers is done below
+            try:
+                record, held = self._make(request, target, program, hook)
+            except HookGone:
+                if not request.wait:
+                    raise
+                hook = None  # it went just now
+                record, held = self._make(request, target, program, hook)
         except BaseException:
             if program is not None:
                 program.close()
@@ -104,10 +124,18 @@ class Manager:
         if hook is None:
             reason = f"{plan.gone(target)}; we attach when it appears"
             health = replace(health, state=State.WAITING, reason=reason)
-        self._links[record.name] = Entry(record=record, health=health, held=held)
-        view = self._links[record.name].view()
-        self._publish(LinkAdded(view=view))
-        return view
+        entry = Entry(record=record, health=health, held=held)
+        self._links.add(entry)
+        self._publish(LinkAdded(view=entry.view()))
+        if occupant is not None:
+            self._observer.observe(record.name, "reload")
+        return entry.view()
+
+    def _make(
+        self, request: AttachRequest, target: Target, program: Program, hook: Hook | None
+    ) -> tuple[Record, Held]:
+        record, actions = plan.attach(request, target, program, hook, self._clock())
+        return record, self._executor.run(actions, target, Held(link=None, program=program))
 
     def check_replace(self, request: ReplaceRequest) -> Target:
         """Every refusal that does not need the program; returns the link's target."""
@@ -142,25 +170,57 @@ class Manager:
         entry.hold(replace(held, program=program))
         self._publish(ProgramReplaced(view=entry.view(), old=old))
         if entry.health.state is not State.ACTIVE:
-            self.observer.observe(request.name, "replace")
+            self._observer.observe(request.name, "replace")
         return entry.view()
 
     def detach(self, request: DetachRequest) -> None:
         """End a link: our program leaves the hook, pins and record go."""
         plan.authorize(request.caller, "detach links")
-        entry = self._links.named(request.name)
-        view = entry.view()
-        self._executor.run(plan.detach(request.name), entry.record.target, entry.held)
-        self._links.drop(request.name)
-        self._publish(LinkRemoved(view=view, reason=f"detached by uid {request.caller.uid}"))
+        record = self._links.named(request.name).record
+        self.end(request.name, f"detached by uid {request.caller.uid}")
+        self._declarer.decline(record)
 
-    def compile(self, source: SourceFile, target: WantedTarget) -> Program:
+    def end(self, name: str, reason: str) -> None:
+        """The same, for what files say."""
+        entry = self._links.named(name)
+        view = entry.view()
+        self._executor.run(plan.detach(name), entry.record.target, entry.held)
+        self._links.drop(name)
+        self._publish(LinkRemoved(view=view, reason=reason))
+
+    def settle(self, wanted: Declaration, *, program_too: bool = True) -> None:
+        """Let a link be as its declaration says, all but what is in the kernel.
+
+        Args:
+            program_too: the declared program is in place; False where it has yet to be put there.
+        """
+        entry = self._links.named(wanted.name)
+        origin = wanted.origin
+        if not program_too:
+            origin = replace(origin, program=entry.record.origin.program)
+        after = replace(
+            entry.record,
+            owner=wanted.owner,
+            policy=wanted.policy,
+            lifetime=wanted.lifetime,
+            origin=origin,
+        )
+        if after != entry.record:
+            self._store.settle(after)
+            entry.record = after
+            self._publish(LinkAmended(view=entry.view()))
+
+    def reload(self, read: Declarations) -> Outcome:
+        """Apply the difference between what files declare and what there is."""
+        return self._declarer.reload(read)
+
+    def compile(self, source: SourceFile | SourceText, target: WantedTarget) -> Program:
         """Compile and load C source. The one method for another thread: it touches no link."""
         return self._kernel.open_program(source, target)
 
     def features(self) -> tuple[Feature, ...]:
         """What this kernel and host can do. Tried again only after a while: anybody may ask."""
-        now = self._clock()
+        now = self._ticks()
         if not self._features or now > self._features_known + FEATURES_HOLD:
             self._features, self._features_known = self._kernel.features(), now
         return self._features
@@ -176,70 +236,37 @@ class Manager:
         """Every link."""
         return tuple(entry.view() for entry in self._links.values())
 
-    # Start
+    def cgroup_patterns(self) -> frozenset[str]:
+        """Where cgroups may appear that templates are for."""
+        return self._declarer.cgroup_patterns
 
-    def start(self) -> None:
-        """Take back every link of the store from its pins; finish or undo what a crash left."""
-        stored = self._store.load()
-        for item in stored:
-            try:
-                self._take_back(item)
-            except BpflinkdError as error:
-                log.error("link %r could not be taken back: %s", item.latest.name, error)
-                self._adopt_failed(item.latest, str(error))
-        for directory in self._pins.strangers(item.latest.name for item in stored):
-            log.warning("the pin directory %s belongs to no link that we know; left alone", directory)
+    def program_file(self, caller: Caller, name: str) -> ObjectImage | SourceText:
+        """The file that a link's program was loaded from."""
+        plan.authorize(caller, "read the files that programs were loaded from")
+        source = self._links.named(name).record.generation.source
+        data = self._store.image(source.sha256) if isinstance(source, StoredObject | StoredSource) else None
+        if data is None or not isinstance(source, StoredObject | StoredSource):
+            raise BadProgram(f"the program of link {name!r} came from {source}, not from a file that is kept")
+        kind = ObjectImage if isinstance(source, StoredObject) else SourceText
+        return kind(data=data, sha256=source.sha256, program=source.program)
 
-    def _take_back(self, item: Stored) -> None:
-        name = item.latest.name
-        pinned = self._pins.open(name, item.latest.generation.source)
-        decision = recovery.recover(item, pinned)
-        if decision.healed:
-            self._publish(Healed(name=name, sentence=decision.healed))
-        held = self._executor.run(decision.actions, item.latest.target, decision.held)
-        record = decision.record
-        # A kprobe's link ends with its last descriptor: none may stay open for a link that is no more.
-        kept = (held.link, held.program) if record is not None else ()
-        for handle in (pinned.link, pinned.program, pinned.staged_link, pinned.staged_program):
-            if handle is not None and handle not in kept:
-                handle.close()
-        if record is None:
-            return
-        unknown = Health(state=State.WAITING, reason="", since=self._clock())
-        entry = Entry(record=record, health=unknown, held=held)
-        self._links[name] = entry
-        if held.program is None:
-            try:
-                self._find_program(entry)
-            except BpflinkdError as error:
-                self.observer.show(entry, replace(unknown, state=State.FAILED, reason=str(error)), first=True)
-                return
-        self.observer.look(name, "start", first=True)
+    # Watching
 
-    def _find_program(self, entry: Entry) -> None:
-        """Get a program whose pin is gone: from the link that still runs it, or from its source."""
-        record, link = entry.record, entry.held.link
-        generation = record.generation
-        facts = link.facts() if link is not None else None
-        if facts is not None and facts.prog_id == generation.program.id:
-            maps = self._pins.maps(record.name)
-            program = self._kernel.hold_program(facts.prog_id, generation.source, maps)
-            self._pins.put_back(record.name, program)
-        else:
-            source = generation.source
-            program = self._kernel.reload_program(source, self._image(source), record.target)
-            entry.record = replace(record, generation=replace(generation, program=program.info))
-            self._pins.stage_program(record.name, program)
-            self._pins.promote(record.name)
-            self._store.amend(entry.record)
-        entry.held = replace(entry.held, program=program)
+    def hear(self, tiding: Tiding) -> list[Pending]:
+        """A watcher saw something: look at the links that it may concern, and make those it asks for."""
+        self._observer.hear(tiding)
+        return self._declarer.hear(tiding)
 
-    def _image(self, source: Source) -> bytes | None:
-        """What we keep of a source, to load it again."""
-        return self._store.image(source.sha256) if isinstance(source, StoredObject | StoredSource) else None
+    def sweep(self) -> list[Pending]:
+        """Look at everything, whatever the watchers said."""
+        self._observer.sweep()
+        self._take_back.try_again()
+        return self._declarer.sweep()
 
-    def _adopt_failed(self, record: Record, reason: str) -> None:
-        health = Health(state=State.FAILED, reason=reason, since=self._clock())
-        entry = Entry(record=record, health=health, held=Held(link=None, program=None))
-        self._links[record.name] = entry
-        self.observer.show(entry, health, first=True)
+    def start(self, boot: str) -> list[Pending]:
+        """Take back every link of the store from its pins; finish or undo what a crash left.
+
+        Args:
+            boot: which boot of the kernel this is.
+        """
+        return self._take_back.all(boot)

@@ -19,6 +19,16 @@ LinkId = NewType("LinkId", int)
 """Kernel id of a bpf_link (u32), never an fd."""
 UnixMicros = NewType("UnixMicros", int)
 """Wall-clock time, microseconds since 1970."""
+Micros = NewType("Micros", int)
+"""Time on a clock that cannot be set, microseconds since an unknown moment."""
+
+
+MAX_OBJECT: Final = 64 << 20
+"""Bytes of the largest ELF object that we take."""
+MAX_SOURCE: Final = 1 << 20
+"""Bytes of the longest C source that we take."""
+BUILTINS: Final = ("pass",)
+"""The programs that ship with us."""
 
 
 class Policy(StrEnum):
@@ -36,7 +46,9 @@ class Lifetime(StrEnum):
     """When a link ends by itself."""
 
     PINNED = "pinned"
-    """Never: it survives the daemon and its owner."""
+    """Never: it survives the daemon, its owner and a reboot."""
+    EPHEMERAL = "ephemeral"
+    """At the next reboot; until then it survives the daemon and its owner."""
 
 
 class State(StrEnum):
@@ -97,6 +109,42 @@ class StoredSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectImage:
+    """Source: an ELF object that was read already."""
+
+    data: bytes = field(repr=False)
+    sha256: str
+    """Of `data`, hex."""
+    program: str | None = None
+    """As for `ObjectFile`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceText:
+    """Source: C for bcc that was read already."""
+
+    data: bytes = field(repr=False)
+    sha256: str
+    program: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptObject:
+    """Source: an ELF object that our store has, because a link uses it or did."""
+
+    sha256: str
+    program: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptSource:
+    """Source: C for bcc that our store has."""
+
+    sha256: str
+    program: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PinnedProgram:
     """Source: a program pinned on a bpffs."""
 
@@ -136,8 +184,10 @@ class Builtin:
         return f"builtin {self.name}"
 
 
-WantedProgram: TypeAlias = ObjectFile | SourceFile | PinnedProgram | ProgramById | ProgramFd | Builtin
-"""A program as a caller gives it; descriptors are open until the request is answered."""
+WantedProgram: TypeAlias = (
+    ObjectFile | ObjectImage | SourceFile | SourceText | PinnedProgram | ProgramById | ProgramFd | Builtin
+)
+"""A program that can be opened; descriptors are open until the request is answered."""
 Source: TypeAlias = StoredObject | StoredSource | PinnedProgram | ProgramById | ProgramFd | Builtin
 """Where a program came from, as we remember it."""
 
@@ -165,6 +215,24 @@ class Owner:
     uid: int
 
 
+ROOT: Final = Owner(uid=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Who asked for a link: a file, by itself or by a template in it; all empty for a caller."""
+
+    file: str = ""
+    """Path of the file that declares it."""
+    template: str = ""
+    """Name of the template that made it for one match."""
+    program: str = ""
+    """The program that the file asked for when it was applied last; see `declared.fingerprint`."""
+
+
+BY_CALLER: Final = Origin()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """One program of a link's history; every replace makes a new one."""
@@ -188,7 +256,8 @@ class Record:
     created: UnixMicros
     generation: Generation
     hook: Hook | None = None
-    """The hook that we last attached to; None while we never did."""
+    """The hook that we last attached to; None while we never did, and after a reboot."""
+    origin: Origin = BY_CALLER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

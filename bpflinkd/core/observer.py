@@ -9,6 +9,8 @@ from typing import assert_never
 
 from bpflinkd.core.errors import BpflinkdError, HookBusy
 from bpflinkd.core.events import (
+    CgroupAppeared,
+    CgroupGone,
     ForeignChange,
     InterfaceChanged,
     InterfaceGone,
@@ -21,7 +23,7 @@ from bpflinkd.core.events import (
 from bpflinkd.core.executor import Executor
 from bpflinkd.core.links import Entry, Links, status_of
 from bpflinkd.core.model import Health, State
-from bpflinkd.core.ports import Clock, Kernel, Publish
+from bpflinkd.core.ports import Clock, Kernel, Publish, Ticks
 from bpflinkd.core.reconcile import Change, Verdict, judge
 from bpflinkd.core.targets import IfIndex, KprobeHook, KprobeMultiTarget, KprobeTarget, XdpHook, XdpTarget
 
@@ -32,13 +34,20 @@ class Observer:
     """Looks at the links of one host."""
 
     def __init__(
-        self, links: Links, kernel: Kernel, executor: Executor, publish: Publish, clock: Clock
+        self,
+        links: Links,
+        kernel: Kernel,
+        executor: Executor,
+        publish: Publish,
+        clock: Clock,
+        ticks: Ticks,
     ) -> None:
         self._links = links
         self._kernel = kernel
         self._executor = executor
         self._publish = publish
         self._clock = clock
+        self._ticks = ticks
 
     def hear(self, tiding: Tiding) -> None:
         """A watcher saw something change: look at the links that it may concern."""
@@ -47,6 +56,9 @@ class Observer:
                 self._hear_module(module)
             case InterfaceGone() | InterfaceChanged():
                 self._hear_interface(tiding)
+            case CgroupAppeared(path=path) | CgroupGone(path=path):
+                for name in self._links.on_cgroup(path):
+                    self.observe(name, "inotify")
             case _:
                 assert_never(tiding)
 
@@ -66,7 +78,8 @@ class Observer:
             target, hook = entry.record.target, XdpHook(tiding.ifindex)
             if not isinstance(target, XdpTarget):
                 continue
-            if entry.record.hook != hook and target.interface != tiding.name:
+            names = (tiding.name, *tiding.altnames)
+            if entry.record.hook != hook and target.interface not in names:
                 continue
             match tiding:
                 case InterfaceGone(moved=False) if entry.record.hook == hook:
@@ -105,10 +118,12 @@ class Observer:
         if verdict.change is not None and not (first and verdict.health.state is State.ACTIVE):
             self._tell(entry, verdict, verdict.change, source)
         if verdict.let_go:
+            if first:
+                self.show(entry, verdict.health, first=True)
             view = entry.view()
             self._executor.run(verdict.actions, entry.record.target, entry.held)
             self._links.drop(name)
-            self._publish(LinkRemoved(view=view, reason="policy yield: let go to a stranger"))
+            self._publish(LinkRemoved(view=view, reason=verdict.let_go))
             return
         if verdict.fight is not None:
             # Two steps for readers too: what it was like, and that we put it back.
@@ -136,6 +151,7 @@ class Observer:
             entry.held.program,
             fight=entry.fight,
             now=self._clock(),
+            ticks=self._ticks(),
         )
 
     def _act(self, entry: Entry, verdict: Verdict) -> Health:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import assert_never
 
-from bpflinkd.core import attach_types
+from bpflinkd.core import attach_types, patterns
 from bpflinkd.core.actions import (
     Action,
     CreateLink,
@@ -33,7 +33,6 @@ from bpflinkd.core.errors import (
 from bpflinkd.core.model import (
     NO_PROGRAM,
     Generation,
-    Lifetime,
     Occupant,
     Owner,
     ProgramInfo,
@@ -157,6 +156,18 @@ def gone(target: WantedTarget) -> str:
 
 def check_target_there(target: WantedTarget, hook: Hook | None, *, wait: bool) -> None:
     """A target that is missing is accepted only when the caller wants to wait for it."""
+    name = (
+        target.interface
+        if isinstance(target, XdpTarget)
+        else target.path
+        if isinstance(target, CgroupTarget | CgroupPlace)
+        else ""
+    )
+    if hook is None and patterns.is_pattern(name):
+        raise BadTarget(
+            f"{target} is a pattern, and a link has one target: for one link a match, declare a template "
+            "in a file of /etc/bpflinkd/links.d"
+        )
     if hook is None and not wait:
         raise HookGone(f"{gone(target)}; with --wait the link attaches when it appears")
 
@@ -172,9 +183,9 @@ def attach(
     record = Record(
         name=request.name,
         target=target,
-        owner=Owner(uid=request.caller.uid),
+        owner=request.owner or Owner(uid=request.caller.uid),
         policy=request.policy,
-        lifetime=Lifetime.PINNED,
+        lifetime=request.lifetime,
         created=now,
         generation=Generation(
             number=1,
@@ -184,6 +195,7 @@ def attach(
             by_uid=request.caller.uid,
         ),
         hook=hook,
+        origin=request.origin,
     )
     steps: list[Action] = [
         SaveIntent(record=record, image=program.image),
@@ -206,6 +218,7 @@ def replacement(record: Record, request: ReplaceRequest, program: Program, now: 
             since=now,
             by_uid=request.caller.uid,
         ),
+        origin=record.origin if request.origin is None else request.origin,
     )
 
 

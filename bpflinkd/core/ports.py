@@ -3,7 +3,7 @@
 Methods raise `BpflinkdError` with a sentence; nothing else is expected to come out of an edge.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -15,6 +15,7 @@ from bpflinkd.core.model import (
     Generation,
     LinkFacts,
     LinkId,
+    Micros,
     Misses,
     Occupant,
     ProgId,
@@ -24,6 +25,7 @@ from bpflinkd.core.model import (
     UnixMicros,
     WantedProgram,
 )
+from bpflinkd.core.patterns import Interface
 from bpflinkd.core.targets import Hook, IfIndex, Target, WantedTarget
 
 
@@ -98,6 +100,15 @@ class Kernel(Protocol):
     def interfaces(self) -> Mapping[str, IfIndex]:
         """All interfaces of our network namespace."""
 
+    def described_interfaces(self) -> tuple[Interface, ...]:
+        """The same with all that templates can know them by; takes longer."""
+
+    def described_interface(self, ifindex: IfIndex) -> Interface | None:
+        """One of them; None where it is gone."""
+
+    def cgroups(self, pattern: str) -> Iterator[str]:
+        """Paths of the cgroups that match, part by part."""
+
     def occupant(self, hook: Hook) -> Occupant | None:
         """The program on an exclusive hook; None where it is empty or the hook is shared."""
 
@@ -158,6 +169,9 @@ class Pins(Protocol):
     def remove(self, name: str) -> None:
         """Remove the directory with all pins; nothing there is no error."""
 
+    def forget_kept(self) -> None:
+        """Let go of what a daemon before us had kept and no link of ours needs."""
+
     def strangers(self, known: Iterable[str]) -> tuple[str, ...]:
         """Directories that belong to none of the known names."""
 
@@ -184,10 +198,19 @@ class Stored:
 class Store(Protocol):
     """Durable records. Every method is one transaction; `StorageFailed` means nothing was written."""
 
+    def begin_boot(self, boot: str) -> frozenset[str]:
+        """In the first start after a reboot: names of the ephemeral links, which are no more."""
+
     def load(self) -> tuple[Stored, ...]: ...
     def intend(self, record: Record, image: bytes | None) -> None: ...
     def forget_intent(self, name: str) -> None: ...
     def commit(self, record: Record) -> None: ...
+    def settle(self, record: Record) -> None:
+        """Owner, policy, lifetime or origin are others; nothing else is."""
+
+    def note_hook(self, record: Record) -> None:
+        """The link is attached to another hook. Not durable: a loss of power ends the link as well."""
+
     def amend(self, record: Record) -> None:
         """The current generation's program was loaded again and has another kernel id."""
 
@@ -199,3 +222,6 @@ class Store(Protocol):
 
 Publish: TypeAlias = Callable[[News], None]
 Clock: TypeAlias = Callable[[], UnixMicros]
+"""What to show to people. Anybody may set it, back too."""
+Ticks: TypeAlias = Callable[[], Micros]
+"""What to measure a time with: microseconds that nobody can set, since an unknown moment."""

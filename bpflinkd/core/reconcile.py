@@ -13,16 +13,16 @@ from bpflinkd.core.actions import (
     Action,
     CreateLink,
     Evict,
+    NoteHook,
     Promote,
     RemovePins,
     RemoveRecord,
-    SaveDone,
     SaveEnding,
     SetAside,
     SwapLink,
 )
 from bpflinkd.core.events import ChangeKind
-from bpflinkd.core.model import NO_PROGRAM, Health, Policy, Record, State, Status, UnixMicros
+from bpflinkd.core.model import NO_PROGRAM, Health, Micros, Policy, Record, State, Status, UnixMicros
 from bpflinkd.core.ports import Program
 from bpflinkd.core.targets import CgroupTarget, Hook, KprobeMultiTarget, KprobeTarget, XdpTarget
 
@@ -38,16 +38,16 @@ class Fight:
     """How often we have put a link back of late, and when we may do so again."""
 
     restores: int
-    not_before: UnixMicros
+    not_before: Micros
 
-    def next_round(self, now: UnixMicros) -> "Fight":
+    def next_round(self, now: Micros) -> "Fight":
         calm = now > self.not_before + PEACE
         restores = 1 if calm else self.restores + 1
         pause = min(FIRST_PAUSE << min(restores - 1, 20), LONGEST_PAUSE)
-        return Fight(restores=restores, not_before=UnixMicros(now + pause))
+        return Fight(restores=restores, not_before=Micros(now + pause))
 
 
-NO_FIGHT: Final = Fight(restores=0, not_before=UnixMicros(0))
+NO_FIGHT: Final = Fight(restores=0, not_before=Micros(0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +69,8 @@ class Verdict:
     """The record after the actions, where they change it."""
     fight: Fight | None = None
     """Set where the actions put us back against somebody."""
-    let_go: bool = False
-    """True where the actions end the link."""
+    let_go: str = ""
+    """Why the link ends, where the actions end it."""
 
 
 def judge(
@@ -81,17 +81,37 @@ def judge(
     *,
     fight: Fight,
     now: UnixMicros,
+    ticks: Micros,
 ) -> Verdict:
     """Compare what we promised with what the kernel says.
 
     Args:
         before: the last health; None at start, when changes made meanwhile are told as new.
         program: ours, which should be running.
+        ticks: for fights, `now` is only shown.
     """
+    verdict = _judge(record, before, status, program, fight, now, ticks)
+    if record.origin.template and verdict.health.state is State.WAITING:
+        # What a template made is there for its target only; the next one that matches gets its own.
+        return replace(
+            verdict, change=None, actions=plan.detach(record.name), let_go=f"{record.target} is gone"
+        )
+    return verdict
+
+
+def _judge(
+    record: Record,
+    before: Health | None,
+    status: Status,
+    program: Program,
+    fight: Fight,
+    now: UnixMicros,
+    ticks: Micros,
+) -> Verdict:
     link = status.link
     if link is not None and link.hook is not None:
         if link.prog_id != program.info.id:
-            return _tampered(record, before, status, program, fight, now)
+            return _tampered(record, before, status, program, fight, now, ticks)
         if status.hook is None:
             where = _still_runs(record, link.hook)
             return _told(
@@ -116,7 +136,7 @@ def judge(
                 now,
             )
         # The name now stands for another interface: follow the name.
-        return _on_new_hook(record, before, status, program, status.hook, fight, now)
+        return _on_new_hook(record, before, status, program, status.hook, fight, now, ticks)
     if status.hook is None:
         return _told(
             record,
@@ -129,8 +149,8 @@ def judge(
             now,
         )
     if link is not None and record.hook == status.hook and status.occupant is None:
-        return _severed(record, before, status.hook, program, fight, now)
-    return _on_new_hook(record, before, status, program, status.hook, fight, now)
+        return _severed(record, before, status.hook, program, fight, now, ticks)
+    return _on_new_hook(record, before, status, program, status.hook, fight, now, ticks)
 
 
 def _still_runs(record: Record, hook: Hook) -> str:
@@ -174,7 +194,7 @@ def _attach_again(record: Record, hook: Hook, program: Program) -> tuple[Record,
     after = replace(record, hook=hook)
     return after, (
         CreateLink(record=after, hook=hook, program=program),
-        SaveDone(record=after),
+        NoteHook(record=after),
         Promote(name=record.name),
     )
 
@@ -186,6 +206,7 @@ def _tampered(
     program: Program,
     fight: Fight,
     now: UnixMicros,
+    ticks: Micros,
 ) -> Verdict:
     assert status.link is not None
     if status.link.prog_id == NO_PROGRAM:
@@ -203,7 +224,7 @@ def _tampered(
         reason = f"our link runs {found} instead of {program.info}"
         verdict = _told(record, before, State.TAMPERED, reason, change, now, status)
     swap_back = SwapLink(name=record.name, expected=status.link.prog_id, program=program)
-    return _by_policy(record, verdict, (swap_back,), record, fight, now)
+    return _by_policy(record, verdict, (swap_back,), record, fight, ticks)
 
 
 def _severed(
@@ -213,6 +234,7 @@ def _severed(
     program: Program,
     fight: Fight,
     now: UnixMicros,
+    ticks: Micros,
 ) -> Verdict:
     # Where a stranger was in between, its coming told that our link is gone.
     known = before is not None and before.state is State.DISPLACED
@@ -230,7 +252,7 @@ def _severed(
         now,
     )
     after, steps = _attach_again(record, hook, program)
-    return _by_policy(record, verdict, steps, after, fight, now)
+    return _by_policy(record, verdict, steps, after, fight, ticks)
 
 
 def _on_new_hook(
@@ -241,6 +263,7 @@ def _on_new_hook(
     hook: Hook,
     fight: Fight,
     now: UnixMicros,
+    ticks: Micros,
 ) -> Verdict:
     """The target is there and our link is not on it."""
     after, steps = _attach_again(record, hook, program)
@@ -259,7 +282,7 @@ def _on_new_hook(
             status,
         )
         evict = Evict(hook=hook, occupant=stranger)
-        return _by_policy(record, verdict, (evict, *steps), after, fight, now)
+        return _by_policy(record, verdict, (evict, *steps), after, fight, ticks)
     awaited = before is not None and before.state is State.WAITING
     back = Change(kind=ChangeKind.TARGET_BACK, sentence=f"{record.target} is there; attaching")
     verdict = _told(record, before, State.ACTIVE, "", back if awaited else None, now)
@@ -272,16 +295,16 @@ def _by_policy(
     put_back: Sequence[Action],
     after: Record,
     fight: Fight,
-    now: UnixMicros,
+    ticks: Micros,
 ) -> Verdict:
     match record.policy:
         case Policy.ALERT:
             return verdict
         case Policy.RESTORE:
-            if now < fight.not_before:
+            if ticks < fight.not_before:
                 reason = f"{verdict.health.reason}; contended, we tried {fight.restores} times"
                 return replace(verdict, health=replace(verdict.health, reason=reason))
-            return replace(verdict, actions=put_back, record=after, fight=fight.next_round(now))
+            return replace(verdict, actions=put_back, record=after, fight=fight.next_round(ticks))
         case Policy.YIELD:
             tampered = verdict.health.state is State.TAMPERED
             leave: tuple[Action, ...] = (SetAside(name=record.name),) if tampered else ()
@@ -293,7 +316,7 @@ def _by_policy(
                     RemovePins(name=record.name),
                     RemoveRecord(name=record.name),
                 ),
-                let_go=True,
+                let_go="policy yield: let go to a stranger",
             )
         case _:
             assert_never(record.policy)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from bpflinkd.core import attach_types
-from bpflinkd.core.errors import BadTarget
-from bpflinkd.core.model import Policy, WantedProgram
+from bpflinkd.core.errors import BadOption, BadTarget
+from bpflinkd.core.model import BY_CALLER, Lifetime, Origin, Owner, Policy, WantedProgram
 from bpflinkd.core.targets import (
     CgroupPlace,
     CgroupTarget,
@@ -18,6 +18,7 @@ from bpflinkd.core.targets import (
 )
 
 _IFNAMSIZ: Final = 16
+_ALTIFNAMSIZ: Final = 128
 _PATH_MAX: Final = 4096
 _KSYM_NAME_LEN: Final = 512
 _U64_MAX: Final = 2**64 - 1
@@ -41,8 +42,13 @@ class AttachRequest:
     target: WantedTarget
     program: WantedProgram
     policy: Policy = Policy.ALERT
+    lifetime: Lifetime = Lifetime.PINNED
     wait: bool = False
     """Accept a target that is not there yet."""
+    owner: Owner | None = None
+    """None for the caller."""
+    origin: Origin = BY_CALLER
+    """For links that a file declares. They are made also where a stranger holds the hook."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +60,8 @@ class ReplaceRequest:
     program: WantedProgram
     expect: int | None = None
     """Refuse unless the link is at this generation."""
+    origin: Origin | None = None
+    """The link's origin from then on, where a file asks; None leaves it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,17 +76,39 @@ def xdp_target(interface: str, mode: str = XdpMode.AUTO) -> XdpTarget:
     """An XDP target from words, or `BadTarget`. Rules: net/core/dev.c dev_valid_name()."""
     if not interface:
         raise BadTarget("the target names no interface; write it as xdp:eth0")
-    if len(interface.encode(errors="surrogatepass")) >= _IFNAMSIZ:
+    if len(interface.encode(errors="surrogatepass")) >= _ALTIFNAMSIZ:
         raise BadTarget(
-            f"{interface[:40]!r} cannot be an interface: names have at most {_IFNAMSIZ - 1} bytes"
+            f"{interface[:40]!r} cannot be an interface: names have at most {_IFNAMSIZ - 1} bytes, "
+            f"alternative names {_ALTIFNAMSIZ - 1}"
         )
     if interface in (".", "..") or re.search(r"[\s/:\0]", interface):
         raise BadTarget(f"{interface!r} cannot be an interface name")
+    return XdpTarget(interface=interface, mode=xdp_mode(mode))
+
+
+def xdp_mode(word: str) -> XdpMode:
+    """An XDP mode from its word, or `BadTarget`."""
     try:
-        return XdpTarget(interface=interface, mode=XdpMode(mode))
+        return XdpMode(word)
     except ValueError:
         modes = ", ".join(XdpMode)
-        raise BadTarget(f"{mode!r} is not an XDP mode; it is one of: {modes}") from None
+        raise BadTarget(f"{word!r} is not an XDP mode; it is one of: {modes}") from None
+
+
+def policy(word: str) -> Policy:
+    """A policy from its word, or `BadOption`."""
+    try:
+        return Policy(word)
+    except ValueError:
+        raise BadOption(f"{word[:80]!r} is not a policy; it is one of: {', '.join(Policy)}") from None
+
+
+def lifetime(word: str) -> Lifetime:
+    """A lifetime from its word, or `BadOption`."""
+    try:
+        return Lifetime(word)
+    except ValueError:
+        raise BadOption(f"{word[:80]!r} is not a lifetime; it is one of: {', '.join(Lifetime)}") from None
 
 
 def cgroup_target(path: str, attach_type: str | None = None) -> CgroupTarget | CgroupPlace:

@@ -107,6 +107,30 @@ class Row(NamedTuple):
     state_since: int
 
 
+class Refusal(NamedTuple):
+    """What a reload refused: a file, or one link of it."""
+
+    file: str
+    link: str
+    sentence: str
+    log: str
+
+
+class Reloaded(NamedTuple):
+    """What a reload did: how many links were attached, replaced, and so on; and what it refused."""
+
+    done: dict[str, int]
+    refused: list[Refusal]
+
+
+class ProgramFile(NamedTuple):
+    """An ELF `object` or C `source`, and the program in it that a link runs."""
+
+    kind: str
+    program: str
+    data: bytes
+
+
 class Event(NamedTuple):
     """A signal of the Manager: its name in the contract, the link it is about, the other arguments."""
 
@@ -126,6 +150,7 @@ class LinkProperties(TypedDict):
     Owner: int
     Policy: str
     Lifetime: str
+    Origin: tuple[str, str]
     Created: int
     Generation: int
     GenerationSince: int
@@ -148,6 +173,7 @@ class ManagerProperties(TypedDict):
     Paths: dict[str, str]
     States: dict[str, int]
     WatchSources: dict[str, dict[str, Any]]
+    Refused: list[str]
 
 
 Notice: TypeAlias = Callable[[], Callable[[], None]]
@@ -185,11 +211,14 @@ class Client:
         source: Program,
         *,
         policy: str | None = None,
+        lifetime: str | None = None,
         wait: bool = False,
     ) -> str:
         """Make a link; returns its object path."""
         where = _target(target)
-        options = _strings({"policy": policy}) | ({"wait": GLib.Variant("b", True)} if wait else {})
+        options = _strings({"policy": policy, "lifetime": lifetime}) | (
+            {"wait": GLib.Variant("b", True)} if wait else {}
+        )
         program, fds = _program(source)
         arguments = GLib.Variant("(sa{sv}a{sv}a{sv})", (name, where, program, options))
         return cast(str, self._manager("Attach", arguments, fds)[0])
@@ -206,6 +235,19 @@ class Client:
     def detach(self, name: str) -> None:
         """End a link."""
         self._manager("Detach", GLib.Variant("(sa{sv})", (name, {})))
+
+    def reload(self) -> Reloaded:
+        """Apply what the files in links.d declare."""
+        done, refused = self._manager("Reload")
+        return Reloaded(done, [Refusal(*one) for one in refused])
+
+    def program_file(self, name: str) -> ProgramFile:
+        """The file that a link's program was loaded from, as the daemon keeps it."""
+        (_index, kind, program), fds = self._exchange(
+            ROOT, MANAGER, "ProgramFile", GLib.Variant("(s)", (name,))
+        )
+        with open(fds[0], "rb") as file:
+            return ProgramFile(kind, program, file.read())
 
     def rows(self) -> list[Row]:
         """Every link in brief, by name: what List returns."""
@@ -280,6 +322,17 @@ class Client:
         arguments: GLib.Variant | None = None,
         fds: tuple[int, ...] = (),
     ) -> Any:
+        return self._exchange(path, interface, method, arguments, fds)[0]
+
+    def _exchange(
+        self,
+        path: str,
+        interface: str,
+        method: str,
+        arguments: GLib.Variant | None = None,
+        fds: tuple[int, ...] = (),
+    ) -> tuple[Any, list[int]]:
+        """A call; its answer and the descriptors that came with it, which are the caller's to close."""
         files = Gio.UnixFDList.new()
         for fd in fds:
             files.append(fd)
@@ -290,8 +343,8 @@ class Client:
             self._connection.call_with_unix_fd_list(*to, milliseconds, files, None, done)
 
         try:
-            answer = self._wait(begin)
-            return decode(self._connection.call_with_unix_fd_list_finish(answer)[0])
+            answer, sent = self._connection.call_with_unix_fd_list_finish(self._wait(begin))
+            return decode(answer), list(sent.steal_fds()) if sent is not None else []
         except GLib.Error as error:
             raise self._failure(error) from None
 

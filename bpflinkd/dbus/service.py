@@ -3,7 +3,7 @@ the worker and are answered when it is done."""
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import resources
 from typing import Any, Protocol, assert_never
 
@@ -11,19 +11,21 @@ import pydbus
 from gi.repository import Gio, GLib
 from pydbus.registration import ObjectRegistration
 
-from bpflinkd.core import names
-from bpflinkd.core.errors import NoSuchLink, NotAuthorized
+from bpflinkd.core import names, plan
+from bpflinkd.core.declarer import Outcome
+from bpflinkd.core.errors import BpflinkdError, NoSuchLink, NotAuthorized
 from bpflinkd.core.events import (
     ForeignChange,
     Healed,
     LinkAdded,
+    LinkAmended,
     LinkRemoved,
     News,
     ProgramReplaced,
     StateChanged,
 )
 from bpflinkd.core.manager import Manager
-from bpflinkd.core.model import Feature, LinkView, SourceFile, WantedProgram
+from bpflinkd.core.model import Feature, LinkView, ObjectImage, SourceFile, SourceText, WantedProgram
 from bpflinkd.core.ports import Program
 from bpflinkd.core.requests import AttachRequest, Caller, DetachRequest, ReplaceRequest
 from bpflinkd.core.targets import WantedTarget
@@ -47,9 +49,13 @@ class Submit(Protocol):
 
 
 class DaemonFacts(Protocol):
-    """The Manager's properties that are the daemon's, not the links'."""
+    """What is the daemon's, not the links'."""
 
-    def properties(self) -> dict[str, GLib.Variant]: ...
+    def properties(self) -> dict[str, GLib.Variant]:
+        """Its part of the Manager's properties."""
+
+    def reload(self, done: Callable[[Outcome | None, BaseException | None], None]) -> None:
+        """Apply what the files say now."""
 
 
 def _then(call: Call, go_on: Callable[[Any], None]) -> Callable[[Any, BaseException | None], None]:
@@ -136,6 +142,8 @@ class Service:
                 (contract.MANAGER, "Attach"): self._attach,
                 (contract.MANAGER, "Replace"): self._replace,
                 (contract.MANAGER, "Detach"): self._detach,
+                (contract.MANAGER, "Reload"): self._reload,
+                (contract.MANAGER, "ProgramFile"): self._program_file,
                 (contract.MANAGER, "List"): self._list,
                 (contract.MANAGER, "ListForeign"): self._list_foreign,
                 (contract.MANAGER, "Features"): self._features,
@@ -151,18 +159,21 @@ class Service:
         """Take the bus name. RuntimeError or GLib.Error: another has it, or the bus forbids it."""
         self._name = self._bus.request_name(contract.BUS_NAME, allow_replacement=False)
 
+    def show(self, views: Iterable[LinkView]) -> None:
+        """Show links that are there already; no signals, as nobody knows of us yet."""
+        for view in views:
+            self._add(view)
+
     # Verbs
 
     def _attach(self, call: Call) -> None:
         name, target, program, options = call.arguments
-        policy, wait = wire.attach_options(options)
+        chosen = wire.attach_options(options)
         wanted = wire.wanted_target(target)
         source = wire.wanted_program(program, call.fd)
 
         def request(caller: Caller) -> AttachRequest:
-            return AttachRequest(
-                caller=caller, name=name, target=wanted, program=source, policy=policy, wait=wait
-            )
+            return AttachRequest(caller=caller, name=name, target=wanted, program=source, **chosen._asdict())
 
         def path(view: LinkView) -> GLib.Variant:
             return GLib.Variant("(o)", (wire.path_of(view.record.name),))
@@ -203,6 +214,25 @@ class Service:
             self._manager.detach(DetachRequest(caller=caller, name=name))
 
         self._change(call, work, lambda _: None)
+
+    def _reload(self, call: Call) -> None:
+        def begin(caller: Caller) -> None:
+            plan.authorize(caller, "reload what is declared")
+            self._facts.reload(_then(call, lambda outcome: call.answer(wire.outcome(outcome))))
+
+        self._identified(call, begin)
+
+    def _program_file(self, call: Call) -> None:
+        (name,) = call.arguments
+
+        def answer(file: ObjectImage | SourceText) -> None:
+            kind = "object" if isinstance(file, ObjectImage) else "source"
+            call.answer_file(GLib.Variant("(hss)", (0, kind, file.program)), file.data)
+
+        def begin(caller: Caller) -> None:
+            self._submit(lambda: self._manager.program_file(caller, name), _then(call, answer))
+
+        self._identified(call, begin)
 
     def _list_foreign(self, call: Call) -> None:
         def reply(found: Any) -> GLib.Variant:
@@ -254,10 +284,12 @@ class Service:
 
     def _identified(self, call: Call, then: Callable[[Caller], None]) -> None:
         def told(caller: Caller | None) -> None:
-            if caller is None:
-                call.fail(NotAuthorized("the bus does not say who you are"))
-            else:
+            try:
+                if caller is None:
+                    raise NotAuthorized("the bus does not say who you are")
                 then(caller)
+            except BpflinkdError as error:
+                call.fail(error)
 
         self._peers.identify(call.sender, told)
 
@@ -313,7 +345,7 @@ class Service:
             case LinkRemoved(view=view):
                 link = self._links.pop(view.record.name)
                 self._connection.unregister_object(link.registration)
-            case ProgramReplaced(view=view) | StateChanged(view=view):
+            case ProgramReplaced(view=view) | StateChanged(view=view) | LinkAmended(view=view):
                 link = self._links[view.record.name]
                 self._later(self._properties_changed, link.view, view)
                 link.take(view)
@@ -363,7 +395,7 @@ class Service:
             case ForeignChange(view=view, kind=kind):
                 name = view.record.name
                 self._signal("ForeignChange", _string(name), _string(kind), wire.foreign_change(news))
-            case Healed():
+            case Healed() | LinkAmended():
                 pass
             case _:
                 assert_never(news)

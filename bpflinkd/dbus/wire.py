@@ -2,17 +2,19 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias, assert_never
+from typing import Any, Final, NamedTuple, TypeAlias, assert_never
 
 from gi.repository import GLib
 
 from bpflinkd.core import names, requests
 from bpflinkd.core.attach_types import ProgramType
+from bpflinkd.core.declarer import Outcome
 from bpflinkd.core.errors import BadOption, BadProgram, BadTarget
 from bpflinkd.core.events import ForeignChange
 from bpflinkd.core.model import (
     Builtin,
     Foreign,
+    Lifetime,
     LinkView,
     Misses,
     ObjectFile,
@@ -104,13 +106,22 @@ def wanted_program(given: Dict, fds: Fds) -> WantedProgram:
     )
 
 
-def attach_options(given: Dict) -> tuple[Policy, bool]:
-    """Policy and wait."""
-    _check_options(given, {"policy": str, "wait": bool})
-    policy = given.get("policy", Policy.ALERT)
-    if policy not in list(Policy):
-        raise BadOption(f"{policy[:80]!r} is not a policy; it is one of: {', '.join(Policy)}")
-    return Policy(policy), given.get("wait", False)
+class AttachOptions(NamedTuple):
+    """What may be said of a new link."""
+
+    policy: Policy
+    lifetime: Lifetime
+    wait: bool
+
+
+def attach_options(given: Dict) -> AttachOptions:
+    """Parse them, or `BadOption`."""
+    _check_options(given, {"policy": str, "lifetime": str, "wait": bool})
+    return AttachOptions(
+        requests.policy(given.get("policy", Policy.ALERT)),
+        requests.lifetime(given.get("lifetime", Lifetime.PINNED)),
+        given.get("wait", False),
+    )
 
 
 def replace_options(given: Dict) -> int | None:
@@ -270,6 +281,12 @@ def _hook(value: Hook | None) -> GLib.Variant:
             assert_never(value)
 
 
+def outcome(value: Outcome) -> GLib.Variant:
+    """What Reload returns: (a{su}a(ssss))."""
+    refused = [(r.file, r.name, r.sentence, r.log.replace("\0", " ")) for r in value.refused]
+    return GLib.Variant("(a{su}a(ssss))", (value.done, refused))
+
+
 def row(view: LinkView) -> GLib.Variant:
     """A link's row in the table of List: (sssutsst)."""
     record, health = view.record, view.health
@@ -310,6 +327,7 @@ def link_properties(view: LinkView) -> dict[str, GLib.Variant]:
         "Owner": _u32(record.owner.uid),
         "Policy": _word(record.policy),
         "Lifetime": _word(record.lifetime),
+        "Origin": _tuple(_word(record.origin.file), _word(record.origin.template)),
         "Created": _u64(record.created),
         "Generation": _u64(current.number),
         "GenerationSince": _u64(current.since),

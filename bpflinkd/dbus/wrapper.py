@@ -4,10 +4,11 @@ pydbus 0.6 replies as soon as a method returns and names errors after Python cla
 class leaves both open through `call_method`.
 """
 
+import fcntl
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from gi.repository import Gio, GLib
 from pydbus.registration import ObjectWrapper
@@ -16,6 +17,8 @@ from bpflinkd.core.errors import BadProgram, BpflinkdError, Internal
 from bpflinkd.dbus import leak
 
 log = logging.getLogger(__name__)
+
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 
 class Call:
@@ -45,6 +48,22 @@ class Call:
         """Reply with the out arguments as one tuple; None for a method that returns nothing."""
         self._close_fds()
         self._invocation.return_value(value)
+        leak.release(self._invocation)
+
+    def answer_file(self, value: GLib.Variant, data: bytes) -> None:
+        """The same, with a sealed memfd of `data` as the descriptor at index 0."""
+        self._close_fds()
+        files = Gio.UnixFDList.new()
+        fd = os.memfd_create("bpflinkd", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            with os.fdopen(os.dup(fd), "wb") as file:
+                file.write(data)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+            os.lseek(fd, 0, os.SEEK_SET)
+            files.append(fd)
+        finally:
+            os.close(fd)
+        self._invocation.return_value_with_unix_fd_list(value, files)
         leak.release(self._invocation)
 
     def fail(self, error: BaseException) -> None:

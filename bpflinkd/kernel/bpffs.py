@@ -9,15 +9,15 @@ import errno
 import fcntl
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from bpflinkd.core import names
 from bpflinkd.core.errors import BadProgram, BpflinkdError, KernelRefused, StorageFailed
 from bpflinkd.core.model import Source
 from bpflinkd.core.ports import Link, Pinned, Program
-from bpflinkd.kernel import libbpf
+from bpflinkd.kernel import info, libbpf
 from bpflinkd.kernel import program as programs
 from bpflinkd.kernel.dispatched import DispatchedLink, reopened
 from bpflinkd.kernel.link import HeldLink
@@ -68,16 +68,37 @@ def _failures(what: str) -> Iterator[None]:
         raise KernelRefused(f"{what} failed on the bpffs: {error.strerror}") from error
 
 
+class Keeper(Protocol):
+    """Holds descriptors while no daemon runs. Does nothing where there is nobody to hold them."""
+
+    def keep(self, name: str, fds: Sequence[int]) -> object:
+        """Hold these under a name."""
+
+    def drop(self, name: str) -> object:
+        """Hold nothing under a name any more."""
+
+    def inherited(self) -> dict[str, list[int]]:
+        """What a daemon before us had held, by key. Ours from now on, and still held."""
+
+    def key(self, name: str) -> str:
+        """The key of a name."""
+
+
 class PinDirectory:
     """Implements `core.ports.Pins`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, keeper: Keeper) -> None:
         """Take the root into use; make it if its parent is on a bpffs.
+
+        Args:
+            keeper: holds the links' descriptors for the next daemon, should the pins be gone by then.
 
         Raises:
             StorageFailed: it is not on a bpffs, or another daemon uses it.
         """
         self.root = root
+        self._keeper = keeper
+        self._kept = keeper.inherited()
         try:
             there = root if root.exists() else root.parent
             if _filesystem_magic(there) != BPFFS_MAGIC:
@@ -101,6 +122,16 @@ class PinDirectory:
     def open(self, name: str, source: Source) -> Pinned:
         home = self._of(name)
         link, staged_link = self._open_link(home / _LINK), self._open_link(home / (_NEXT + _LINK))
+        kept = self._kept.pop(self._keeper.key(names.encode(name)), [])
+        try:
+            if link is None and staged_link is None:
+                link = self._from_kept(home, kept)
+        finally:
+            for fd in kept:
+                os.close(fd)
+        holding = staged_link or link
+        if holding is not None:
+            self._keep(name, holding)
         if staged_link is None:
             # A slot is pinned before its link, and moved before it: alone it is what a crash left.
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -118,8 +149,18 @@ class PinDirectory:
         return _maps_in(self._of(name) / _MAPS)
 
     def put_back(self, name: str, program: Program) -> None:
+        held, home = cast(HeldProgram, program), self._of(name)
         with _failures(f"pinning the program of link {name!r} again"):
-            libbpf.obj_pin(cast(HeldProgram, program).fd, str(self._of(name) / _PROGRAM))
+            home.mkdir(mode=0o700, exist_ok=True)
+            libbpf.obj_pin(held.fd, str(home / _PROGRAM))
+            if held.maps:
+                return
+            with held.opened_maps() as maps:
+                if maps:
+                    (home / _MAPS).mkdir(mode=0o700, exist_ok=True)
+                for map_name, fd in maps.items():
+                    libbpf.obj_pin(fd, str(home / _MAPS / names.encode(map_name)))
+            held.maps = tuple(maps)
 
     def stage_program(self, name: str, staged: Program) -> None:
         held = cast(HeldProgram, staged)
@@ -142,6 +183,7 @@ class PinDirectory:
             if isinstance(staged, DispatchedLink):
                 libbpf.obj_pin(staged.slot.fd, f"{home}/{_NEXT}{_SLOT}")
             libbpf.obj_pin(cast(HeldLink, staged).fd, f"{home}/{_NEXT}{_LINK}")
+        self._keep(name, cast(HeldLink, staged))
 
     def promote(self, name: str) -> None:
         home = self._of(name)
@@ -159,6 +201,11 @@ class PinDirectory:
         with _failures(f"unpinning the staged link {name!r}"):
             for pin in (_LINK, _SLOT):
                 (self._of(name) / (_NEXT + pin)).unlink(missing_ok=True)
+        self._keeper.drop(names.encode(name))
+        current = self._open_link(self._of(name) / _LINK)
+        if current is not None:
+            self._keep(name, current)
+            current.close()
 
     def discard_staged(self, name: str) -> None:
         home = self._of(name)
@@ -185,8 +232,16 @@ class PinDirectory:
         return str(place)
 
     def remove(self, name: str) -> None:
+        self._keeper.drop(names.encode(name))
         with _failures(f"removing the pins of link {name!r}"):
             _remove_tree(self._of(name))
+
+    def forget_kept(self) -> None:
+        for key, fds in self._kept.items():
+            for fd in fds:
+                os.close(fd)
+            self._keeper.drop(key)
+        self._kept = {}
 
     def strangers(self, known: Iterable[str]) -> tuple[str, ...]:
         ours = {names.encode(name) for name in known} | {_ASIDE}
@@ -194,6 +249,27 @@ class PinDirectory:
 
     def _of(self, name: str) -> Path:
         return self.root / names.encode(name)
+
+    def _keep(self, name: str, link: HeldLink) -> None:
+        fds = [link.fd, link.slot.fd] if isinstance(link, DispatchedLink) else [link.fd]
+        self._keeper.drop(names.encode(name))
+        self._keeper.keep(names.encode(name), fds)
+
+    @staticmethod
+    def _from_kept(home: Path, kept: Sequence[int]) -> HeldLink | None:
+        """The link whose pin is gone, from the descriptor that was kept; pinned again."""
+        fd = next((fd for fd in kept if info.kind_of_fd(fd) == "link"), None)
+        if fd is None:
+            return None
+        link = reopened(os.dup(fd))
+        if link.facts().hook is None:
+            link.close()
+            return None
+        with _failures(f"pinning a link in {home} again"):
+            home.mkdir(mode=0o700, exist_ok=True)
+            libbpf.obj_pin(link.fd, str(home / _LINK))
+        log.warning("the pin %s was gone; it is back, from a descriptor that was kept", home / _LINK)
+        return link
 
     @staticmethod
     def _keep_slot(home: Path, link: DispatchedLink) -> None:

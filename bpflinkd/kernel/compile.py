@@ -20,13 +20,11 @@ from typing import Any, Final
 
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.errors import BadProgram, BpflinkdError, Internal, NotSupported, VerifierRejected
-from bpflinkd.core.model import StoredSource
+from bpflinkd.core.model import MAX_SOURCE, StoredSource
 from bpflinkd.kernel import helper, info, objects
 from bpflinkd.kernel.helper import Limits
 from bpflinkd.kernel.program import HeldProgram, require_program_fd
 
-MAX_SOURCE: Final = 1 << 20
-"""Bytes of the largest C source that we take."""
 LIMITS: Final = Limits()
 _DIST_PACKAGES: Final = "/usr/lib/python3/dist-packages"
 
@@ -54,6 +52,12 @@ def unsupported() -> str:
 def read_source(fd: int) -> bytes:
     """The bytes of the source file that a caller sent. Copied: later writes do not matter."""
     source = objects.read_file(fd, "source", MAX_SOURCE)
+    check_source(source)
+    return source
+
+
+def check_source(source: bytes) -> None:
+    """Refuse what cannot be C. `BadProgram`."""
     if not source:
         raise BadProgram("the source file is empty")
     if b"\0" in source:
@@ -62,7 +66,6 @@ def read_source(fd: int) -> bytes:
             if source.startswith(b"\x7fELF")
             else "the source file holds a NUL byte, so it is not C"
         )
-    return source
 
 
 def compile_source(

@@ -102,6 +102,14 @@ def map_type(map_fd: int) -> int:
     return int(kind)
 
 
+def map_name(map_fd: int) -> str:
+    """What the kernel calls a map, at most 15 characters: at byte 24 of `struct bpf_map_info`."""
+    buffer = ctypes.create_string_buffer(_MAP_INFO_SIZE)
+    libbpf.obj_info(map_fd, buffer, c_uint32(_MAP_INFO_SIZE))
+    (name,) = struct.unpack_from("=16s", buffer.raw, 24)
+    return str(name.split(b"\0")[0].decode(errors="replace"))
+
+
 @contextlib.contextmanager
 def opened_program(prog_id: int) -> Iterator[int]:
     """An fd of a program that we do not hold. OSError: ENOENT it is gone."""

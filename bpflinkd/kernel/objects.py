@@ -18,12 +18,9 @@ from bpflinkd.core.errors import (
     VerifierRejected,
     WrongProgramType,
 )
-from bpflinkd.core.model import Builtin, Source, StoredObject
+from bpflinkd.core.model import BUILTINS, MAX_OBJECT, Builtin, Source, StoredObject
 from bpflinkd.kernel import libbpf
 from bpflinkd.kernel.program import HeldProgram
-
-MAX_OBJECT: Final = 64 << 20
-"""Bytes of the largest ELF object that we take."""
 
 _EM_BPF: Final = 247
 _MACHINES: Final = {3: "x86", 40: "ARM", 62: "x86-64", 183: "AArch64", 243: "RISC-V"}
@@ -85,9 +82,11 @@ def load(
 
 def load_builtin(source: Builtin, attach_type: AttachType) -> HeldProgram:
     """Load the built-in `pass` for an attach type."""
-    if source.name != "pass":
-        raise BadProgram(f"there is no built-in program {source.name[:80]!r}; there is: pass")
-    data = programs.image("pass")
+    if source.name not in BUILTINS:
+        raise BadProgram(
+            f"there is no built-in program {source.name[:80]!r}; there is: {', '.join(BUILTINS)}"
+        )
+    data = programs.image(source.name)
     with libbpf.captured() as said:
         handle = libbpf.object_open(data, "bpflinkd")
         try:

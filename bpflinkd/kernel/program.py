@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from bpflinkd.core import attach_types
 from bpflinkd.core.attach_types import AttachType
@@ -53,6 +54,20 @@ class HeldProgram:
         except OSError as error:
             return error.errno == errno.EBADF
         return False
+
+    @contextmanager
+    def opened_maps(self) -> Iterator[dict[str, int]]:
+        """The maps that it uses, by what the kernel calls them (at most 15 characters)."""
+        found: dict[str, int] = {}
+        try:
+            for map_id in info.map_ids(self.fd):
+                fd = libbpf.map_fd_by_id(map_id)
+                name = info.map_name(fd)
+                found[name if name and name not in found else f"map_{map_id}"] = fd
+            yield found
+        finally:
+            for fd in found.values():
+                os.close(fd)
 
     def settle(self) -> None:
         """Drop what was needed only until it was stored and pinned; the program holds its maps."""

@@ -3,12 +3,13 @@
 import errno
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import assert_never, cast
 
 from bpflinkd.core import attach_types
 from bpflinkd.core.attach_types import AttachType
-from bpflinkd.core.errors import BadProgram, BadTarget, HookBusy, HookGone
+from bpflinkd.core.errors import BadProgram, BadTarget, HookBusy, HookGone, NotSupported
 from bpflinkd.core.model import (
     Builtin,
     Feature,
@@ -16,6 +17,7 @@ from bpflinkd.core.model import (
     LinkFacts,
     LinkId,
     ObjectFile,
+    ObjectImage,
     Occupant,
     PinnedProgram,
     ProgId,
@@ -24,10 +26,11 @@ from bpflinkd.core.model import (
     ProgramInfo,
     Source,
     SourceFile,
+    SourceText,
     StoredObject,
-    StoredSource,
     WantedProgram,
 )
+from bpflinkd.core.patterns import Interface
 from bpflinkd.core.ports import Link, Program
 from bpflinkd.core.targets import (
     CgroupPlace,
@@ -45,7 +48,7 @@ from bpflinkd.core.targets import (
     XdpTarget,
 )
 from bpflinkd.kernel import compile as compiler
-from bpflinkd.kernel import errnos, features, holders, info, libbpf, objects, program, xdp
+from bpflinkd.kernel import errnos, features, holders, info, interfaces, libbpf, objects, program, xdp
 from bpflinkd.kernel.cgroup import CgroupTree
 from bpflinkd.kernel.compile import LIMITS
 from bpflinkd.kernel.dispatched import DispatchedLink
@@ -70,17 +73,13 @@ class LinuxKernel:
     ) -> HeldProgram:
         match wanted:
             case ObjectFile(fd=fd, program=name):
-                data = objects.read_file(fd)
-                return objects.load(data, name, _attach_type(target), given=given, ifindex=_device(target))
+                return _load(objects.read_file(fd), name, target, given=given)
+            case ObjectImage(data=data, program=name):
+                return _load(data, name, target, given=given)
             case SourceFile(fd=fd, program=name):
-                attach_type = _attach_type(target)
-                if attach_type is None:
-                    raise BadTarget(
-                        f"C source does not say where on {target} it belongs; choose with --attach-type"
-                    )
-                return compiler.compile_source(
-                    compiler.read_source(fd), name, attach_type, limits=self._compile_limits
-                )
+                return self._compile(compiler.read_source(fd), name, target)
+            case SourceText(data=data, program=name):
+                return self._compile(data, name, target)
             case PinnedProgram(path=path):
                 return program.from_pin(path, wanted)
             case ProgramById(id=prog_id):
@@ -98,6 +97,13 @@ class LinuxKernel:
             case _:
                 assert_never(wanted)
 
+    def _compile(self, source: bytes, name: str | None, target: WantedTarget) -> HeldProgram:
+        attach_type = _attach_type(target)
+        if attach_type is None:
+            raise BadTarget(f"C source does not say where on {target} it belongs; choose with --attach-type")
+        compiler.check_source(source)
+        return compiler.compile_source(source, name, attach_type, limits=self._compile_limits)
+
     def hold_program(self, prog_id: ProgId, source: Source, maps: tuple[str, ...] = ()) -> HeldProgram:
         try:
             return HeldProgram(libbpf.prog_fd_by_id(prog_id), source, map_names=maps)
@@ -108,12 +114,17 @@ class LinuxKernel:
     def reload_program(self, source: Source, image: bytes | None, target: Target) -> HeldProgram:
         attach_type = _attach_type(target)
         match source:
-            case StoredObject(program=name) if image is not None and attach_type is not None:
-                return objects.load(image, name, attach_type, given=True, ifindex=_device(target))
-            case StoredSource(program=name) if image is not None and attach_type is not None:
-                return compiler.compile_source(image, name, attach_type, limits=self._compile_limits)
+            case StoredObject(program=name) if image is not None:
+                return _load(image, name, target, given=True)
             case Builtin() if attach_type is not None:
                 return objects.load_builtin(source, attach_type)
+            case PinnedProgram(path=path):
+                # Whoever pinned it does so again after a reboot: it must be of the same kind then.
+                pinned = program.from_pin(path, source)
+                if attach_type is not None and pinned.fits(attach_type):
+                    return pinned
+                pinned.close()
+                raise BadProgram(f"the program at {path} does not fit {target} any more")
             case _:
                 raise BadProgram(
                     f"the program came from {source}, is not loaded any more and cannot be loaded "
@@ -121,6 +132,13 @@ class LinuxKernel:
                 )
 
     # Hooks
+
+    def cgroup_root(self) -> Path | None:
+        """Where cgroup v2 is mounted; None where it is not."""
+        try:
+            return self._cgroups.root
+        except NotSupported:
+            return None
 
     def features(self) -> tuple[Feature, ...]:
         return tuple(features.found())
@@ -138,6 +156,15 @@ class LinuxKernel:
 
     def interfaces(self) -> Mapping[str, IfIndex]:
         return xdp.interfaces()
+
+    def described_interfaces(self) -> tuple[Interface, ...]:
+        return interfaces.interfaces()
+
+    def described_interface(self, ifindex: IfIndex) -> Interface | None:
+        return interfaces.interface(ifindex)
+
+    def cgroups(self, pattern: str) -> Iterator[str]:
+        return self._cgroups.matching(pattern)
 
     def occupant(self, hook: Hook) -> Occupant | None:
         if not isinstance(hook, XdpHook):
@@ -253,6 +280,10 @@ class LinuxKernel:
                 target=target,
                 occupant=Occupant(program=described, link_id=link_id, processes=held_by),
             )
+
+
+def _load(image: bytes, name: str | None, target: WantedTarget, *, given: bool) -> HeldProgram:
+    return objects.load(image, name, _attach_type(target), given=given, ifindex=_device(target))
 
 
 def _attach_type(target: WantedTarget) -> AttachType | None:

@@ -1,6 +1,7 @@
 """XDP hooks: flags by mode, and who is on an interface."""
 
 import errno
+import os
 import socket
 from collections.abc import Iterator
 from typing import Final
@@ -9,6 +10,7 @@ from bpflinkd.core.errors import HookBusy, KernelRefused
 from bpflinkd.core.model import Occupant, ProgId
 from bpflinkd.core.targets import IfIndex, XdpHook, XdpMode
 from bpflinkd.kernel import holders, info, libbpf
+from bpflinkd.kernel.interfaces import ifindex_of, shown
 
 MODE_FLAGS: Final = {
     XdpMode.AUTO: 0,
@@ -18,17 +20,20 @@ MODE_FLAGS: Final = {
 }
 
 
+_IFNAMSIZ: Final = 16
+
+
 def interfaces() -> dict[str, IfIndex]:
     """All interfaces of our network namespace; bytes that are not UTF-8 are shown as such."""
-    return {_shown(name): IfIndex(index) for index, name in socket.if_nameindex()}
-
-
-def _shown(name: str) -> str:
-    return name.encode(errors="surrogateescape").decode(errors="replace")
+    return {shown(os.fsencode(name)): IfIndex(index) for index, name in socket.if_nameindex()}
 
 
 def hook(interface: str) -> XdpHook | None:
-    """The interface's index; None where there is none of that name."""
+    """The index of the interface with this name or alternative name; None where there is none."""
+    if len(os.fsencode(interface)) >= _IFNAMSIZ:
+        # An alternative name, of up to 127 bytes: if_nametoindex() finds shorter ones only.
+        ifindex = ifindex_of(interface)
+        return None if ifindex is None else XdpHook(ifindex)
     try:
         return XdpHook(IfIndex(socket.if_nametoindex(interface)))
     except OSError:

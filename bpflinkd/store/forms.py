@@ -10,6 +10,7 @@ from bpflinkd.core.model import (
     Builtin,
     Generation,
     Lifetime,
+    Origin,
     Owner,
     PinnedProgram,
     Policy,
@@ -141,6 +142,11 @@ def program_text(info: ProgramInfo) -> str:
     return json.dumps({"id": info.id, "name": info.name, "tag": info.tag, "type": info.type})
 
 
+def origin_columns(origin: Origin) -> tuple[str, str, str]:
+    """The columns file, template, declared."""
+    return origin.file, origin.template, origin.program
+
+
 def generation(number: int, program: str, source: str, since: int, by_uid: int) -> Generation:
     """From the columns number, program, source, since, by_uid."""
     return Generation(
@@ -163,4 +169,5 @@ def record(row: Any, *, hook: str | None) -> Record:
         created=UnixMicros(row[5]),
         generation=generation(row[9], row[10], row[11], row[12], row[13]),
         hook=hook_of(hook),
+        origin=Origin(file=row[15], template=row[16], program=row[17]),
     )

@@ -3,15 +3,11 @@
 A change is two small transactions around the kernel's: an intent that need only survive the end of
 the process, so it is written but not synced, and the commit, which is synced. After a loss of
 power the kernel's links are gone as well, and the intent with them means nothing.
-
-Schema 1:
-    link        a row a link; `generation` is the current number, 0 while the first is not completed
-    generation  the last KEPT of each link; a number above the link's is the intent
-    object      ELF objects and C sources by sha256, as long as a generation refers to them
 """
 
 import contextlib
 import fcntl
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -21,48 +17,19 @@ from typing import Any, Final
 from bpflinkd.core.errors import StorageFailed
 from bpflinkd.core.model import (
     Generation,
+    Lifetime,
     Record,
     StoredObject,
     StoredSource,
 )
 from bpflinkd.core.ports import Stored
-from bpflinkd.store import forms
+from bpflinkd.store import forms, schema
 
 FILE_NAME: Final = "bpflinkd.sqlite"
-SCHEMA_VERSION: Final = 1
-APPLICATION_ID: Final = 0x62706C64  # "bpld"
 KEPT: Final = 16
 """Generations of a link that are kept."""
 
-_SCHEMA: Final = """
-CREATE TABLE link (
-    name       TEXT PRIMARY KEY,
-    target     TEXT NOT NULL,
-    owner_uid  INTEGER NOT NULL,
-    policy     TEXT NOT NULL,
-    lifetime   TEXT NOT NULL,
-    created    INTEGER NOT NULL,
-    generation INTEGER NOT NULL DEFAULT 0,
-    hook       TEXT,
-    ending     INTEGER NOT NULL DEFAULT 0
-) STRICT, WITHOUT ROWID;
-CREATE TABLE generation (
-    link    TEXT NOT NULL REFERENCES link(name) ON DELETE CASCADE,
-    number  INTEGER NOT NULL,
-    program TEXT NOT NULL,
-    source  TEXT NOT NULL,
-    sha256  TEXT,
-    hook    TEXT,
-    since   INTEGER NOT NULL,
-    by_uid  INTEGER NOT NULL,
-    PRIMARY KEY (link, number)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX generation_by_object ON generation(sha256) WHERE sha256 IS NOT NULL;
-CREATE TABLE object (
-    sha256 TEXT PRIMARY KEY,
-    data   BLOB NOT NULL
-) STRICT;
-"""
+log = logging.getLogger(__name__)
 
 
 class SqliteStore:
@@ -88,55 +55,10 @@ class SqliteStore:
         except OSError as error:
             raise StorageFailed(f"the state directory {directory} cannot be used: {error.strerror}") from None
         try:
-            self._db = self._open()
+            self._db = schema.opened(self.path)
         except BaseException:
             os.close(self._lock)
             raise
-
-    def _open(self) -> sqlite3.Connection:
-        damaged = (
-            f"the state in {self.path} cannot be read ({{}}); nothing was touched. Move the file away "
-            "to start with no links: those that are attached stay so, and 'bpflinkctl foreign' lists them"
-        )
-        fresh = not self.path.exists()
-        try:
-            db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            application = db.execute("PRAGMA application_id").fetchone()[0]
-            tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if tables and application != APPLICATION_ID:
-                raise StorageFailed(damaged.format("it is another program's database"))
-            if version > SCHEMA_VERSION:
-                raise StorageFailed(
-                    f"the state in {self.path} is of a newer bpflinkd (schema {version}, this one knows "
-                    f"{SCHEMA_VERSION}); run that release, or newer"
-                )
-            verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if verdict != "ok":
-                raise StorageFailed(damaged.format(" ".join(verdict.split())))
-            # Nobody else uses it: without this SQLite locks and unlocks the file twelve times a change.
-            db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA foreign_keys = ON")
-            # A short log is soon written over instead of extended, and then a sync need not wait for
-            # the file system to record a new length: 0.24 ms instead of 0.31 ms here.
-            db.execute("PRAGMA wal_autocheckpoint = 100")
-            if not tables:
-                self._create(db)
-            if fresh:
-                os.chmod(self.path, 0o600)
-            return db
-        except sqlite3.OperationalError as error:
-            raise StorageFailed(f"the state in {self.path} cannot be opened: {error}") from None
-        except sqlite3.DatabaseError as error:
-            raise StorageFailed(damaged.format(error)) from None
-
-    @staticmethod
-    def _create(db: sqlite3.Connection) -> None:
-        db.executescript(
-            f"BEGIN; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID}; "
-            f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-        )
 
     def close(self) -> None:
         """Close the database and let another daemon have it."""
@@ -148,7 +70,8 @@ class SqliteStore:
     def load(self) -> tuple[Stored, ...]:
         rows = self._read(
             "SELECT l.name, l.target, l.owner_uid, l.policy, l.lifetime, l.created, l.hook, l.ending,"
-            " l.generation, g.number, g.program, g.source, g.since, g.by_uid, g.hook"
+            " l.generation, g.number, g.program, g.source, g.since, g.by_uid, g.hook,"
+            " l.file, l.template, l.declared"
             " FROM link l JOIN generation g ON g.link = l.name AND g.number >= l.generation"
             " ORDER BY l.created, l.name, g.number"
         )
@@ -178,6 +101,33 @@ class SqliteStore:
 
     # Writing
 
+    def begin_boot(self, boot: str) -> frozenset[str]:
+        """Forget what a reboot ended: ephemeral links, and on which hooks links were.
+
+        Args:
+            boot: /proc/sys/kernel/random/boot_id.
+
+        Returns:
+            Names of the links that ended; they are no more even where that could not be written.
+        """
+        before = self._read("SELECT id FROM boot")
+        if before == [(boot,)]:
+            return frozenset()
+        # A state without a boot is new, or of an older release, in whose time nothing was ephemeral.
+        ephemeral = self._read("SELECT name FROM link WHERE lifetime = ?", Lifetime.EPHEMERAL)
+        ended = frozenset(name for (name,) in ephemeral)
+        try:
+            with self._transaction(durable=True) as db:
+                if before:
+                    db.execute("DELETE FROM link WHERE lifetime = ?", (Lifetime.EPHEMERAL,))
+                    db.execute("UPDATE link SET hook = NULL")
+                    self._drop_unused_objects(db)
+                db.execute("DELETE FROM boot")
+                db.execute("INSERT INTO boot VALUES (?)", (boot,))
+        except StorageFailed as error:
+            log.error("that the machine was booted anew is not recorded: %s", error)
+        return ended
+
     def intend(self, record: Record, image: bytes | None) -> None:
         generation = record.generation
         source = generation.source
@@ -186,8 +136,8 @@ class SqliteStore:
             if generation.number == 1:
                 db.execute("DELETE FROM link WHERE name = ? AND ending", (record.name,))
                 db.execute(
-                    "INSERT INTO link (name, target, owner_uid, policy, lifetime, created)"
-                    " VALUES (?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO link (name, target, owner_uid, policy, lifetime, created,"
+                    " file, template, declared) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         record.name,
                         forms.target_text(record.target),
@@ -195,6 +145,7 @@ class SqliteStore:
                         record.policy,
                         record.lifetime,
                         record.created,
+                        *forms.origin_columns(record.origin),
                     ),
                 )
             if image is not None and sha256 is not None:
@@ -227,8 +178,9 @@ class SqliteStore:
         number = record.generation.number
         with self._transaction(durable=True) as db:
             db.execute(
-                "UPDATE link SET generation = ?, hook = ? WHERE name = ?",
-                (number, forms.hook_text(record.hook), record.name),
+                "UPDATE link SET generation = ?, hook = ?, file = ?, template = ?, declared = ?"
+                " WHERE name = ?",
+                (number, forms.hook_text(record.hook), *forms.origin_columns(record.origin), record.name),
             )
             if number > KEPT:
                 dropped = db.execute(
@@ -238,8 +190,26 @@ class SqliteStore:
                 if any(sha256 for (sha256,) in dropped):
                     self._drop_unused_objects(db)
 
-    def amend(self, record: Record) -> None:
+    def settle(self, record: Record) -> None:
         with self._transaction(durable=True) as db:
+            db.execute(
+                "UPDATE link SET owner_uid = ?, policy = ?, lifetime = ?, file = ?, template = ?,"
+                " declared = ? WHERE name = ?",
+                (
+                    record.owner.uid,
+                    record.policy,
+                    record.lifetime,
+                    *forms.origin_columns(record.origin),
+                    record.name,
+                ),
+            )
+
+    def note_hook(self, record: Record) -> None:
+        with self._transaction(durable=False) as db:
+            db.execute("UPDATE link SET hook = ? WHERE name = ?", (forms.hook_text(record.hook), record.name))
+
+    def amend(self, record: Record) -> None:
+        with self._transaction(durable=False) as db:
             db.execute(
                 "UPDATE generation SET program = ? WHERE link = ? AND number = ?",
                 (forms.program_text(record.generation.program), record.name, record.generation.number),

@@ -1,5 +1,6 @@
 """The daemon ends, is killed, finds damage: what runs in the kernel goes on, nothing is lost."""
 
+import json
 import random
 import signal
 import sqlite3
@@ -13,8 +14,8 @@ from gi.repository import GLib
 from tests.kernel.test_replace import REPO, load_counters, snapshot
 from tests.lab import Daemon, World
 from tests.lab.compiled import program
-from tests.lab.daemon import Refused, builtin, elf, pinned
-from tests.lab.world import run
+from tests.lab.daemon import Refused, builtin, by_id, elf, pinned
+from tests.lab.world import run, until
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -120,9 +121,25 @@ def test_program_pin_lost_and_daemon_killed_goes_on(daemon: Daemon) -> None:
     assert (daemon.pins / "edge" / "maps" / "counters").exists()
 
 
-def test_program_that_cannot_be_had_again_is_failed_and_can_be_replaced(daemon: Daemon) -> None:
+def test_program_from_a_pin_is_awaited_there(world: World) -> None:
+    daemon = world.daemon("--sweep-interval", "0.05")
+    world.veth("v0", "v1")
     pins, _ = load_counters(daemon)
     daemon.attach("edge", {"xdp": "v0"}, pinned(pins[0]))
+    daemon.kill()
+    subprocess.run(["rm", "-r", str(daemon.pins / "edge")], check=True)
+    elsewhere = pins[0].rename(pins[0].with_name("elsewhere"))
+    daemon.start()
+    assert daemon.state("edge") == "failed"
+    assert f"the pin '{pins[0]}' cannot be opened" in daemon.link("edge")["Reason"]
+    elsewhere.rename(pins[0])
+    until(lambda: daemon.state("edge") == "active", "the program is taken from its pin")
+
+
+def test_program_that_cannot_be_had_again_is_failed_and_can_be_replaced(daemon: Daemon) -> None:
+    pins, _ = load_counters(daemon)
+    shown = json.loads(run("bpftool", "--json", "prog", "show", "pinned", pins[0]))
+    daemon.attach("edge", {"xdp": "v0"}, by_id(shown["id"]))
     daemon.kill()
     subprocess.run(["rm", "-r", str(daemon.pins / "edge")], check=True)
     daemon.start()

@@ -17,6 +17,7 @@ from bpflinkd.core.model import (
     Lifetime,
     LinkFacts,
     LinkId,
+    Micros,
     Owner,
     Policy,
     ProgId,
@@ -29,7 +30,7 @@ from bpflinkd.core.targets import Hook, IfIndex, Target, XdpHook, XdpTarget
 
 ETH0 = XdpTarget(interface="eth0")
 HOOK, OTHER_HOOK = XdpHook(IfIndex(3)), XdpHook(IfIndex(9))
-NOW = UnixMicros(1_000_000)
+NOW, TICKS = UnixMicros(1_000_000), Micros(77)
 LINK_ID = LinkId(7)
 
 

@@ -31,6 +31,7 @@ NOTHING = SourceOptions(None, None, None, None, None, None)
             "xdp:eth0", "generic", None, XdpTarget("eth0", "generic"), id="an interface with a mode"
         ),
         pytest.param("cgroup:/a.slice", None, None, CgroupTarget("/a.slice"), id="a cgroup"),
+        pytest.param("cgroup://a.slice/", None, None, CgroupTarget("/a.slice"), id="slashes too many"),
         pytest.param(
             "cgroup:/a.slice", None, "egress", CgroupTarget("/a.slice", "egress"), id="a cgroup and an option"
         ),
@@ -69,14 +70,18 @@ def test_a_target_is_understood(
         pytest.param("cgroup:a.slice", None, None, "begin with a slash", id="a relative cgroup"),
         pytest.param("cgroup:/a egres", None, None, "not an attach type", id="a typo in the attach type"),
         pytest.param("cgroup:/a", None, "xyz", "not an attach type", id="an unknown attach type"),
-        pytest.param("cgroup:/a", "native", None, "--mode is for xdp", id="a mode for a cgroup"),
-        pytest.param("xdp:eth0", None, "egress", "--attach-type is for cgroup", id="an attach type for xdp"),
+        pytest.param("cgroup:/a", "native", None, "a mode is for xdp", id="a mode for a cgroup"),
+        pytest.param("xdp:eth0", None, "egress", "an attach type is for cgroup", id="an attach type for xdp"),
         pytest.param("kprobes:f", None, None, "did you mean kprobe:f", id="a typo in the kind"),
         pytest.param("kretprobe:f+4", None, None, "takes no offset", id="an offset at return"),
         pytest.param("kprobe:f+four", None, None, "not a number of bytes", id="an offset in words"),
-        pytest.param("kprobe:f", "native", None, "--mode is for xdp", id="a mode for a kprobe"),
-        pytest.param("kprobe:f", None, "egress", "--attach-type is for", id="an attach type for a kprobe"),
+        pytest.param("kprobe:f", "native", None, "a mode is for xdp", id="a mode for a kprobe"),
+        pytest.param("kprobe:f", None, "egress", "an attach type is for", id="an attach type for a kprobe"),
         pytest.param("cgroup:/a egress", None, "ingress", "says egress already", id="two attach types"),
+        pytest.param("xdp:a/b", None, None, "cannot be an interface name", id="no name of an interface"),
+        pytest.param("xdp:veth*", None, None, r"template, in a file of /etc.*links\.md", id="interfaces"),
+        pytest.param("cgroup:/a/*.service", None, "egress", "template, in a file", id="a pattern of cgroups"),
+        pytest.param("kprobes:f", None, None, r"kprobe:f\?$", id="a question ends in no full stop"),
     ],
 )
 def test_a_target_is_refused_as_usage(
@@ -101,7 +106,7 @@ def test_a_source_is_understood(given: dict[str, Any], expected: Source) -> None
 
 def test_a_cookie_is_for_kprobes() -> None:
     assert arguments.target("kretprobe-multi:f*", cookie=9) == KprobeTarget("f*", 0, True, True, 9)
-    with pytest.raises(click.UsageError, match="--cookie is for kprobe"):
+    with pytest.raises(click.UsageError, match="a cookie is for kprobe"):
         arguments.target("xdp:eth0", cookie=9)
 
 
@@ -186,7 +191,7 @@ def test_usage_is_exit_code_2_and_says_what(
 
 
 @pytest.mark.parametrize(
-    "command", ["attach", "replace", "detach", "list", "show", "foreign", "status", "events"]
+    "command", ["attach", "replace", "detach", "list", "show", "foreign", "status", "events", "config"]
 )
 def test_every_command_explains_itself_with_an_example(
     capsys: pytest.CaptureFixture[str], command: str

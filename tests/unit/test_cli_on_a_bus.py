@@ -12,6 +12,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -33,6 +35,7 @@ LINK = {
     "Owner": ("u", 0),
     "Policy": ("s", "alert"),
     "Lifetime": ("s", "pinned"),
+    "Origin": ("(ss)", ("/etc/bpflinkd/links.d/a.toml", "slices")),
     "Created": ("t", 1_700_000_000_000_000),
     "Generation": ("t", 2),
     "GenerationSince": ("t", 1_700_000_000_000_000),
@@ -63,6 +66,7 @@ MANAGER = {
         "a{sa{sv}}",
         {"sentinel": {"live": GLib.Variant("b", False), "detail": GLib.Variant("s", "no BTF")}},
     ),
+    "Refused": ("as", ["/etc/bpflinkd/links.d/b.toml:3:1: a sentence"]),
 }
 
 
@@ -155,6 +159,7 @@ def test_the_document_of_a_link_is_the_same_from_list_and_show(bus: str) -> None
         "owner": {"uid": 0, "user": "root"},
         "policy": "alert",
         "lifetime": "pinned",
+        "origin": {"file": "/etc/bpflinkd/links.d/a.toml", "template": "slices"},
         "created": 1_700_000_000_000_000,
         "generation": 2,
         "generation_since": 1_700_000_000_000_000,
@@ -298,6 +303,42 @@ def _tell(address: str, following: "subprocess.Popen[str]") -> dict[str, Any]:
     raise AssertionError("no event was printed")
 
 
+def test_what_a_reload_refused_is_told_and_the_rest_is_counted(bus: str) -> None:
+    done = _run(bus, "reload")
+    assert done.returncode == 1
+    assert done.stdout == "2 attached, 7 unchanged\n"
+    assert done.stderr.splitlines() == [
+        "bpflinkctl: refused: /l/b.toml:3:1: no",
+        "bpflinkctl: refused: /l/c.toml:1: no",
+        "log",
+    ]
+    told = json.loads(_run(bus, "reload", "--json").stdout)
+    assert told["done"] == {"attached": 2, "unchanged": 7}
+    assert told["refused"][1] == {
+        "file": "/l/c.toml",
+        "link": "x",
+        "sentence": "/l/c.toml:1: no",
+        "log": "log",
+    }
+
+
+def test_an_export_declares_the_link(bus: str, tmp_path: Path) -> None:
+    (link,) = tomllib.loads(_run(bus, "export", "edge").stdout)["link"]
+    assert link == {
+        "name": "edge",
+        "target": "cgroup:/a.slice egress",
+        "program": {"kept": "ab" * 32, "name": "count_all"},
+        "policy": "alert",
+        "lifetime": "pinned",
+        "owner": "root",
+    }
+    done = _run(bus, "export", "edge", "--directory", str(tmp_path / "out"), "--json")
+    assert json.loads(done.stdout)["written"] == [f"{tmp_path}/out/edge.bpf.o", f"{tmp_path}/out/edge.toml"]
+    assert (tmp_path / "out/edge.bpf.o").read_bytes() == b"ELF of edge"
+    (beside,) = tomllib.loads((tmp_path / "out/edge.toml").read_text())["link"]
+    assert beside["program"] == {"object": "edge.bpf.o", "name": "count_all"}
+
+
 def test_a_reader_who_leaves_is_no_failure(bus: str) -> None:
     script = f"'{CTL}' --bus '{bus}' list --json | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
@@ -397,6 +438,22 @@ class _Fake:
             case "Features", _:
                 found = [("xdp", True, ""), ("kprobe", False, "no CONFIG_KPROBES")]
                 invocation.return_value(GLib.Variant("(a(sbs))", (found,)))
+            case "Reload", _:
+                done = {"attached": 2, "unchanged": 7}
+                refused = [
+                    ("/l/b.toml", "", "/l/b.toml:3:1: no", ""),
+                    ("/l/c.toml", "x", "/l/c.toml:1: no", "log"),
+                ]
+                invocation.return_value(GLib.Variant("(a{su}a(ssss))", (done, refused)))
+            case "ProgramFile", _:
+                with tempfile.TemporaryFile() as file:
+                    file.write(b"ELF of edge")
+                    file.flush()
+                    os.lseek(file.fileno(), 0, os.SEEK_SET)
+                    files = Gio.UnixFDList.new()
+                    files.append(file.fileno())
+                    answer = GLib.Variant("(hss)", (0, "object", "count_all"))
+                    invocation.return_value_with_unix_fd_list(answer, files)
             case "Replace", "sized":
                 fd = invocation.get_message().get_unix_fd_list().get(0)
                 invocation.return_value(GLib.Variant("(t)", (os.fstat(fd).st_size,)))

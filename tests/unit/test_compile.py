@@ -13,6 +13,7 @@ import pytest
 
 from bpflinkd.core import attach_types
 from bpflinkd.core.errors import BadProgram, BpflinkdError, Internal, NotSupported, VerifierRejected
+from bpflinkd.core.model import MAX_SOURCE
 from bpflinkd.kernel import compile as compiling
 from bpflinkd.kernel import helper
 from bpflinkd.kernel.helper import Limits
@@ -66,7 +67,7 @@ def test_a_source_is_read_whole_wherever_the_offset_is() -> None:
         pytest.param(b"", "is empty", id="empty"),
         pytest.param(b"int x;\0", "NUL byte", id="a NUL byte"),
         pytest.param(b"\x7fELF\2\1\1\0\0", "is an ELF object", id="an object in its place"),
-        pytest.param(b" " * (compiling.MAX_SOURCE + 1), "at most 1048576", id="too long by one"),
+        pytest.param(b" " * (MAX_SOURCE + 1), "at most 1048576", id="too long by one"),
     ],
 )
 def test_bad_contents_are_refused(content: bytes, sentence: str) -> None:
@@ -79,9 +80,9 @@ def test_bad_contents_are_refused(content: bytes, sentence: str) -> None:
 
 def test_a_source_of_the_greatest_length_is_taken() -> None:
     with tempfile.TemporaryFile() as file:
-        file.write(b" " * compiling.MAX_SOURCE)
+        file.write(b" " * MAX_SOURCE)
         file.flush()
-        assert len(compiling.read_source(file.fileno())) == compiling.MAX_SOURCE
+        assert len(compiling.read_source(file.fileno())) == MAX_SOURCE
 
 
 def test_a_gigabyte_is_refused_unread() -> None:

@@ -7,10 +7,10 @@ import pytest
 from bpflinkd.core.actions import (
     CreateLink,
     Evict,
+    NoteHook,
     Promote,
     RemovePins,
     RemoveRecord,
-    SaveDone,
     SaveEnding,
     SetAside,
     SwapLink,
@@ -20,6 +20,7 @@ from bpflinkd.core.model import (
     Health,
     LinkFacts,
     LinkId,
+    Micros,
     Occupant,
     Policy,
     ProgId,
@@ -29,10 +30,10 @@ from bpflinkd.core.model import (
 )
 from bpflinkd.core.reconcile import LONGEST_PAUSE, NO_FIGHT, PEACE, Fight, judge
 from bpflinkd.core.targets import Hook, KprobeHook, KprobeTarget
-from tests.unit.fakes import HOOK, NOW, OTHER_HOOK, FakeProgram, info, record
+from tests.unit.fakes import HOOK, NOW, OTHER_HOOK, TICKS, FakeProgram, info, record
 
 STRANGER = Occupant(program=info(66))
-ATTACH = [CreateLink, SaveDone, Promote]
+ATTACH = [CreateLink, NoteHook, Promote]
 RELEASE = [SaveEnding, RemovePins, RemoveRecord]
 
 
@@ -91,7 +92,7 @@ def test_judgement_under_policy_alert(
     health = was(State(before)) if before else None
     if before in {"tampered", "displaced"} and health:
         health = Health(state=health.state, reason="", since=UnixMicros(5), running=STRANGER)
-    verdict = judge(record(), health, status, FakeProgram(), fight=NO_FIGHT, now=NOW)
+    verdict = judge(record(), health, status, FakeProgram(), fight=NO_FIGHT, now=NOW, ticks=TICKS)
     assert verdict.health.state == state
     assert (verdict.change.kind if verdict.change else None) == change
     assert [type(action) for action in verdict.actions] == actions
@@ -144,7 +145,7 @@ def test_judgement_of_kprobes(
 ) -> None:
     hook = LOADED if status.link is not None and status.link.hook is None else KERNEL
     ours = record(target=SYSCALL, hook=hook)
-    verdict = judge(ours, was(State(before)), status, FakeProgram(), fight=NO_FIGHT, now=NOW)
+    verdict = judge(ours, was(State(before)), status, FakeProgram(), fight=NO_FIGHT, now=NOW, ticks=TICKS)
     assert verdict.health.state == state
     assert (verdict.change.kind if verdict.change else None) == change
     assert [type(action) for action in verdict.actions] == actions
@@ -153,7 +154,7 @@ def test_judgement_of_kprobes(
 def test_restore_fills_an_emptied_slot() -> None:
     ours = record(target=SYSCALL, hook=KERNEL, policy=Policy.RESTORE)
     emptied = Status(link=link(KERNEL, 0), hook=KERNEL)
-    verdict = judge(ours, was(State.ACTIVE), emptied, FakeProgram(), fight=NO_FIGHT, now=NOW)
+    verdict = judge(ours, was(State.ACTIVE), emptied, FakeProgram(), fight=NO_FIGHT, now=NOW, ticks=TICKS)
     (swap,) = verdict.actions
     assert isinstance(swap, SwapLink)
     assert swap.expected == NO_PROGRAM
@@ -175,14 +176,14 @@ def test_restore_fills_an_emptied_slot() -> None:
 )
 def test_policies(policy: str, status: Status, actions: list[type]) -> None:
     ours = record(policy=Policy(policy))
-    verdict = judge(ours, was(State.ACTIVE), status, FakeProgram(), fight=NO_FIGHT, now=NOW)
+    verdict = judge(ours, was(State.ACTIVE), status, FakeProgram(), fight=NO_FIGHT, now=NOW, ticks=TICKS)
     assert [type(action) for action in verdict.actions] == actions
-    assert verdict.let_go == (policy == "yield" and RemoveRecord in actions)
+    assert bool(verdict.let_go) == (policy == "yield" and RemoveRecord in actions)
 
 
 def test_restore_compares_with_what_was_seen() -> None:
     ours = record(policy=Policy.RESTORE)
-    verdict = judge(ours, was(State.ACTIVE), TAMPERED, FakeProgram(), fight=NO_FIGHT, now=NOW)
+    verdict = judge(ours, was(State.ACTIVE), TAMPERED, FakeProgram(), fight=NO_FIGHT, now=NOW, ticks=TICKS)
     (swap,) = verdict.actions
     assert isinstance(swap, SwapLink)
     assert swap.expected == 66
@@ -190,26 +191,28 @@ def test_restore_compares_with_what_was_seen() -> None:
 
 def test_restore_waits_while_the_fight_is_hot() -> None:
     ours = record(policy=Policy.RESTORE)
-    hot = Fight(restores=3, not_before=UnixMicros(NOW + 1))
-    verdict = judge(ours, was(State.ACTIVE), SEVERED, FakeProgram(), fight=hot, now=NOW)
+    hot = Fight(restores=3, not_before=Micros(TICKS + 1))
+    verdict = judge(ours, was(State.ACTIVE), SEVERED, FakeProgram(), fight=hot, now=NOW, ticks=TICKS)
     assert not verdict.actions
     assert "contended" in verdict.health.reason
 
 
 def test_pauses_double_up_to_a_minute_and_are_forgotten_in_peace() -> None:
     fight, pauses = NO_FIGHT, []
-    now: Any = NOW
+    now: Any = TICKS
     for _ in range(30):
         fight = fight.next_round(now)
         pauses.append(fight.not_before - now)
         now = fight.not_before
     assert pauses[:4] == [100_000, 200_000, 400_000, 800_000]
     assert pauses[-1] == LONGEST_PAUSE
-    assert fight.next_round(UnixMicros(now + PEACE + 1)).restores == 1
+    assert fight.next_round(Micros(now + PEACE + 1)).restores == 1
 
 
 def test_since_is_kept_while_the_state_lasts() -> None:
-    verdict = judge(record(), was(State.SEVERED), SEVERED, FakeProgram(), fight=NO_FIGHT, now=NOW)
+    verdict = judge(
+        record(), was(State.SEVERED), SEVERED, FakeProgram(), fight=NO_FIGHT, now=NOW, ticks=TICKS
+    )
     assert verdict.health.since == 5
-    started = judge(record(), None, ATTACHED, FakeProgram(), fight=NO_FIGHT, now=NOW)
+    started = judge(record(), None, ATTACHED, FakeProgram(), fight=NO_FIGHT, now=NOW, ticks=TICKS)
     assert started.health.since == record().generation.since

@@ -1,5 +1,6 @@
 """The real SQLite, in a directory of the test."""
 
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,18 @@ from bpflinkd.core import attach_types
 from bpflinkd.core.errors import StorageFailed
 from bpflinkd.core.model import (
     Builtin,
+    Lifetime,
+    Origin,
+    Owner,
     PinnedProgram,
+    Policy,
     ProgId,
     ProgramById,
     ProgramFd,
     Record,
     Source,
     StoredObject,
+    StoredSource,
 )
 from bpflinkd.core.ports import Stored
 from bpflinkd.core.targets import (
@@ -32,6 +38,7 @@ from bpflinkd.core.targets import (
     XdpMode,
     XdpTarget,
 )
+from bpflinkd.store.schema import VERSION
 from bpflinkd.store.sqlite import KEPT, SqliteStore
 from tests.unit.fakes import record
 
@@ -174,3 +181,99 @@ def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
 
 def test_the_file_is_private(store: SqliteStore) -> None:
     assert store.path.stat().st_mode & 0o777 == 0o600
+
+
+# Boots, and what is said of a link.
+
+BOOT, NEXT_BOOT = "0c2e7f5a-boot", "9d1b0c3e-boot"
+
+
+def test_ephemeral_links_end_with_the_boot_and_nothing_else_does(store: SqliteStore) -> None:
+    assert store.begin_boot(BOOT) == frozenset()
+    save(store, replace(record(), name="stays"))
+    save(store, replace(record(), name="goes", lifetime=Lifetime.EPHEMERAL))
+    assert len(reopened(store)) == 2
+    assert store.begin_boot(BOOT) == frozenset()
+    assert {item.latest.name for item in store.load()} == {"stays", "goes"}
+    assert store.begin_boot(NEXT_BOOT) == {"goes"}
+    (left,) = reopened(store)
+    assert left.record is not None
+    assert (left.record.name, left.record.hook) == ("stays", None)
+    assert store.begin_boot(NEXT_BOOT) == frozenset()
+
+
+def test_what_is_said_of_a_link_is_settled_without_a_generation(store: SqliteStore) -> None:
+    save(store, record())
+    origin = Origin(file="/etc/bpflinkd/links.d/a.toml", template="t", program="builtin pass")
+    after = replace(
+        record(), policy=Policy.YIELD, owner=Owner(uid=7), lifetime=Lifetime.EPHEMERAL, origin=origin
+    )
+    store.settle(after)
+    (item,) = reopened(store)
+    assert item.record == after
+
+
+def test_an_origin_comes_and_changes_with_a_generation(store: SqliteStore) -> None:
+    first = replace(record(), origin=Origin(file="/a.toml", program="builtin pass"))
+    save(store, first)
+    second = replace(record(2, 2), origin=Origin(file="/a.toml", program="object ab x"))
+    save(store, second)
+    (item,) = reopened(store)
+    assert item.record == second
+
+
+def test_another_hook_is_noted(store: SqliteStore) -> None:
+    save(store, record())
+    after = replace(record(), hook=CgroupHook(CgroupId(9)))
+    store.note_hook(after)
+    (item,) = store.load()
+    assert item.record == after
+
+
+# Migration. A release that changes the schema adds a file to schemas/.
+
+SCHEMAS = Path(__file__).parent / "schemas"
+
+
+def test_every_released_schema_is_there() -> None:
+    assert sorted(int(file.stem) for file in SCHEMAS.glob("*.sql")) == list(range(1, VERSION))
+
+
+@pytest.mark.parametrize("version", range(1, VERSION))
+def test_the_state_of_an_older_release_is_taken_over(tmp_path: Path, version: int) -> None:
+    old = sqlite3.connect(tmp_path / "bpflinkd.sqlite")
+    old.executescript((SCHEMAS / f"{version}.sql").read_text())
+    old.close()
+    store = SqliteStore(tmp_path)
+    found = {item.latest.name: item for item in store.load()}
+    assert list(found) == ["edge-filter", "web-count", "opens", "half", "going"]
+    edge = found["edge-filter"].record
+    assert edge is not None
+    assert (edge.policy, edge.generation.number, edge.hook) == (Policy.RESTORE, 2, record().hook)
+    assert edge.origin == Origin()
+    source = edge.generation.source
+    assert isinstance(source, StoredObject)
+    assert store.image(source.sha256) == b"foo"
+    assert isinstance(found["opens"].latest.generation.source, StoredSource)
+    assert found["half"].record is None
+    assert found["half"].intent is not None
+    assert found["going"].ending
+    assert store.begin_boot(BOOT) == frozenset()
+    assert store.load()[0].latest.hook == record().hook, "the machine was not booted anew, only upgraded"
+    save(store, replace(record(), name="new", origin=Origin(file="/a.toml")))
+    store.close()
+    assert len(SqliteStore(tmp_path).load()) == 6
+
+
+def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
+    old = sqlite3.connect(tmp_path / "bpflinkd.sqlite")
+    old.executescript((SCHEMAS / "1.sql").read_text())
+    old.execute("CREATE TABLE boot (in_the_way)")
+    old.commit()
+    before = list(old.iterdump())
+    old.close()
+    with pytest.raises(StorageFailed, match="cannot be opened"):
+        SqliteStore(tmp_path)
+    after = sqlite3.connect(tmp_path / "bpflinkd.sqlite")
+    assert list(after.iterdump()) == before
+    assert after.execute("PRAGMA user_version").fetchone() == (1,)

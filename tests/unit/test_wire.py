@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from bpflinkd.core.errors import BadOption, BadProgram, BadTarget, BpflinkdError
 from bpflinkd.core.model import (
     Builtin,
+    Lifetime,
     ObjectFile,
     PinnedProgram,
     Policy,
@@ -111,12 +112,15 @@ def test_programs_that_are_refused(words: dict[str, Any]) -> None:
 
 
 def test_options() -> None:
-    assert wire.attach_options({}) == (Policy.ALERT, False)
-    assert wire.attach_options({"policy": "yield", "wait": True}) == (Policy.YIELD, True)
+    assert wire.attach_options({}) == (Policy.ALERT, Lifetime.PINNED, False)
+    words: dict[str, Any] = {"policy": "yield", "lifetime": "ephemeral", "wait": True}
+    assert wire.attach_options(words) == (Policy.YIELD, Lifetime.EPHEMERAL, True)
+    with pytest.raises(BadOption, match="pinned, ephemeral"):
+        wire.attach_options({"lifetime": "owner"})
     assert wire.replace_options({"expect": 7}) == 7
-    for words in ({"expect": True}, {"expect": "7"}, {"other": 1}):
+    for wrong in ({"expect": True}, {"expect": "7"}, {"other": 1}):
         with pytest.raises(BadOption):
-            wire.replace_options(words)
+            wire.replace_options(wrong)
 
 
 @given(DICTS)

@@ -1,0 +1,233 @@
+"""Declared links: what files ask for, and what must be done about it. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from bpflinkd.core import patterns
+from bpflinkd.core.model import (
+    ROOT,
+    Builtin,
+    KeptObject,
+    KeptSource,
+    Lifetime,
+    ObjectImage,
+    Origin,
+    Owner,
+    PinnedProgram,
+    Policy,
+    Record,
+    Source,
+    SourceText,
+    StoredObject,
+    StoredSource,
+)
+from bpflinkd.core.patterns import CgroupPattern, Interface, InterfacePattern, Pattern
+from bpflinkd.core.targets import CgroupPlace, CgroupTarget, Target, WantedTarget
+
+DeclaredProgram: TypeAlias = ObjectImage | SourceText | KeptObject | KeptSource | PinnedProgram | Builtin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """One link of a file, or, with a pattern for a target, a template of links."""
+
+    name: str
+    target: WantedTarget | Pattern
+    program: DeclaredProgram
+    asked: str = ""
+    """The program as the file has it: `object filter.bpf.o edge`."""
+    policy: Policy = Policy.ALERT
+    lifetime: Lifetime = Lifetime.PINNED
+    owner: Owner = ROOT
+    file: str
+    """Path of the file."""
+    line: int
+    """Where it begins there, from 1."""
+    template: str = ""
+    """The template that it was made from, for one match."""
+
+    @property
+    def place(self) -> str:
+        """For messages: `FILE:LINE`."""
+        return f"{self.file}:{self.line}"
+
+    @property
+    def origin(self) -> Origin:
+        """As the record keeps it."""
+        return Origin(file=self.file, template=self.template, program=fingerprint(self.program))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """A file, or one link of it, that was refused."""
+
+    file: str
+    name: str = ""
+    """The link; empty where the whole file is refused."""
+    sentence: str
+    """With the place in the file at its beginning."""
+    log: str = ""
+    """The verifier's or compiler's, whole, where it spoke."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declarations:
+    """All files, as read at one moment."""
+
+    links: tuple[Declaration, ...] = ()
+    refused: tuple[Refused, ...] = ()
+
+
+def fingerprint(program: DeclaredProgram) -> str:
+    """A text that changes exactly if the program asked for does."""
+    match program:
+        case ObjectImage(sha256=sha256, program=name) | KeptObject(sha256=sha256, program=name):
+            return f"object {sha256} {name or ''}"
+        case SourceText(sha256=sha256, program=name) | KeptSource(sha256=sha256, program=name):
+            return f"source {sha256} {name or ''}"
+        case PinnedProgram(path=path):
+            return f"pin {path}"
+        case Builtin(name=name):
+            return f"builtin {name}"
+
+
+# The difference between what is declared and what there is.
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    """Make a link."""
+
+    wanted: Declaration
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Swap the program of a link that is there."""
+
+    wanted: Declaration
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Change what is said of a link, in the record only."""
+
+    wanted: Declaration
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """End a link and make it anew: its target is another one."""
+
+    wanted: Declaration
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """End a link that is declared no more."""
+
+    name: str
+
+
+Step: TypeAlias = Detach | Settle | Replace | Move | Attach
+
+
+def difference(
+    wanted: Sequence[Declaration],
+    records: Mapping[str, Record],
+    refused: Iterable[str] = (),
+    without_program: frozenset[str] = frozenset(),
+) -> tuple[list[Step], list[Refused]]:
+    """What must be done, in order, and what is refused.
+
+    Args:
+        wanted: plain links, templates expanded. Where two have one name, the first counts.
+        records: every link there is.
+        refused: files and directories that could not be read: their links are left alone.
+        without_program: links whose program is gone and cannot be loaded again.
+    """
+    unreadable = list(refused)
+    steps: list[Step] = []
+    conflicts: list[Refused] = []
+    seen: set[str] = set()
+    for link in wanted:
+        if link.name in seen:
+            continue
+        seen.add(link.name)
+        record = records.get(link.name)
+        if record is None:
+            steps.append(Attach(link))
+        elif conflict := _conflict(link, record):
+            conflicts.append(Refused(file=link.file, name=link.name, sentence=f"{link.place}: {conflict}"))
+        elif not _same_place(link.target, record.target):
+            steps.append(Move(link))
+        elif link.name in without_program or not _is_applied(link, record):
+            steps.append(Replace(link))
+        elif not _is_settled(link, record):
+            steps.append(Settle(link))
+    for name, record in records.items():
+        file = record.origin.file
+        if file and name not in seen and not within(file, unreadable):
+            steps.append(Detach(name))
+    return sorted(steps, key=lambda step: _ORDER.index(type(step))), conflicts
+
+
+# What goes makes room for what comes: a hook may be wanted under another name.
+_ORDER = (Detach, Settle, Replace, Move, Attach)
+
+
+def within(file: str, unreadable: Sequence[str]) -> bool:
+    """Whether a file is one of these, or in one of these directories."""
+    return any(file == place or file.startswith(f"{place}/") for place in unreadable)
+
+
+def _conflict(link: Declaration, record: Record) -> str:
+    if record.origin.file or _same_place(link.target, record.target):
+        return ""
+    return (
+        f"a link {link.name!r} was made by a caller on {record.target}, not on {link.target}; "
+        "detach it, or declare this one by another name"
+    )
+
+
+def _same_place(wanted: WantedTarget | Pattern, has: Target) -> bool:
+    if isinstance(wanted, CgroupPlace):
+        return isinstance(has, CgroupTarget) and has.path == wanted.path
+    return wanted == has
+
+
+def _is_applied(link: Declaration, record: Record) -> bool:
+    """Whether the declared program was put in place already, whatever a caller has put there since."""
+    if record.origin.file:
+        return record.origin.program == fingerprint(link.program)
+    return _is_from(link.program, record.generation.source)
+
+
+def _is_from(wanted: DeclaredProgram, source: Source) -> bool:
+    match wanted, source:
+        case ((ObjectImage() | KeptObject()), StoredObject(sha256=sha256, program=name)):
+            return wanted.sha256 == sha256 and wanted.program in (None, name)
+        case ((SourceText() | KeptSource()), StoredSource(sha256=sha256, program=name)):
+            return wanted.sha256 == sha256 and wanted.program in (None, name)
+        case _:
+            return wanted == source
+
+
+def _is_settled(link: Declaration, record: Record) -> bool:
+    said = (link.policy, link.lifetime, link.owner, link.origin)
+    return said == (record.policy, record.lifetime, record.owner, record.origin)
+
+
+# Templates.
+
+
+def expand(template: Declaration, match: Interface | str) -> Declaration:
+    """The link that a template makes for one match: an interface, or a cgroup's path."""
+    assert isinstance(template.target, InterfacePattern | CgroupPattern)
+    return replace(
+        template,
+        name=patterns.link_name(template.name, template.target, match),
+        target=patterns.target_on(template.target, match),
+        template=template.name,
+    )

@@ -1,0 +1,183 @@
+"""A start takes every link back: from its pins, or, where they are gone, from what the store keeps."""
+
+import logging
+from dataclasses import replace
+
+from bpflinkd.core import recovery
+from bpflinkd.core.errors import BpflinkdError, StorageFailed
+from bpflinkd.core.events import Healed
+from bpflinkd.core.executor import Executor, Held
+from bpflinkd.core.links import Entry, Links
+from bpflinkd.core.model import (
+    Health,
+    PinnedProgram,
+    Record,
+    SourceText,
+    State,
+    StoredObject,
+    StoredSource,
+)
+from bpflinkd.core.observer import Observer
+from bpflinkd.core.pending import Pending
+from bpflinkd.core.ports import Clock, Kernel, Pins, Program, Publish, Store, Stored
+
+log = logging.getLogger(__name__)
+
+
+class TakeBack:
+    """For the worker thread only."""
+
+    def __init__(
+        self,
+        links: Links,
+        kernel: Kernel,
+        pins: Pins,
+        store: Store,
+        executor: Executor,
+        observer: Observer,
+        publish: Publish,
+        clock: Clock,
+    ) -> None:
+        self._links = links
+        self._kernel = kernel
+        self._pins = pins
+        self._store = store
+        self._executor = executor
+        self._observer = observer
+        self._publish = publish
+        self._clock = clock
+
+    def all(self, boot: str) -> list[Pending]:
+        """Every link of the store. What must be compiled first is handed back."""
+        ended = self._store.begin_boot(boot)
+        stored = self._store.load()
+        pending: list[Pending] = []
+        for item in stored:
+            if item.latest.name in ended:
+                continue
+            try:
+                pending += self._one(item)
+            except BpflinkdError as error:
+                log.error("link %r could not be taken back: %s", item.latest.name, error)
+                self._adopt_failed(item.latest, str(error))
+        self._pins.forget_kept()
+        for directory in self._pins.strangers(item.latest.name for item in stored):
+            log.warning("the pin directory %s belongs to no link that we know; left alone", directory)
+        return pending
+
+    def try_again(self) -> None:
+        """Links whose program came from a pin that was not there: it may be by now."""
+        for name, entry in tuple(self._links.items()):
+            if entry.held.program is None and isinstance(entry.record.generation.source, PinnedProgram):
+                try:
+                    self._find_program(entry)
+                except BpflinkdError:
+                    continue  # it has been told already
+                self._observer.observe(name, "sweep")
+
+    def _one(self, item: Stored) -> list[Pending]:
+        name = item.latest.name
+        pinned = self._pins.open(name, item.latest.generation.source)
+        decision = recovery.recover(item, pinned)
+        if decision.healed:
+            self._publish(Healed(name=name, sentence=decision.healed))
+        held = self._executor.run(decision.actions, item.latest.target, decision.held)
+        record = decision.record
+        # A kprobe's link ends with its last descriptor: none may stay open for a link that is no more.
+        kept = (held.link, held.program) if record is not None else ()
+        for handle in (pinned.link, pinned.program, pinned.staged_link, pinned.staged_program):
+            if handle is not None and handle not in kept:
+                handle.close()
+        if record is None:
+            return []
+        unknown = Health(state=State.WAITING, reason="", since=self._clock())
+        entry = Entry(record=record, health=unknown, held=held)
+        self._links.add(entry)
+        if held.program is None:
+            waits = self._to_compile(entry)
+            if waits is not None:
+                reason = "its program is being compiled from C source"
+                self._observer.show(entry, replace(unknown, state=State.FAILED, reason=reason), first=True)
+                return [waits]
+            try:
+                self._find_program(entry)
+            except BpflinkdError as error:
+                failed = replace(unknown, state=State.FAILED, reason=str(error))
+                self._observer.show(entry, failed, first=True)
+                return []
+        self._observer.look(name, "start", first=True)
+        return []
+
+    def _find_program(self, entry: Entry) -> None:
+        """Get a program whose pin is gone: from the link that still runs it, or from its source."""
+        record, link = entry.record, entry.held.link
+        generation = record.generation
+        if self._still_runs(entry):
+            assert link is not None
+            maps = self._pins.maps(record.name)
+            program = self._kernel.hold_program(generation.program.id, generation.source, maps)
+            self._pins.put_back(record.name, program)
+            entry.held = replace(entry.held, program=program)
+            return
+        source = generation.source
+        image = self._store.image(source.sha256) if isinstance(source, StoredObject) else None
+        self._take(entry, self._kernel.reload_program(source, image, record.target))
+
+    @staticmethod
+    def _still_runs(entry: Entry) -> bool:
+        link = entry.held.link
+        return link is not None and link.facts().prog_id == entry.record.generation.program.id
+
+    def _take(self, entry: Entry, program: Program) -> None:
+        """A program was loaded again: it has another kernel id, and pins of its own."""
+        record = entry.record
+        try:
+            self._pins.discard_staged(record.name)
+            self._pins.stage_program(record.name, program)
+            self._pins.promote(record.name)
+        except BaseException:
+            program.close()
+            raise
+        entry.record = replace(record, generation=replace(record.generation, program=program.info))
+        entry.held = replace(entry.held, program=program)
+        try:
+            self._store.amend(entry.record)
+        except StorageFailed as error:
+            # The pin tells at the next start which program it is.
+            log.error("link %r has its program again, which is not recorded: %s", record.name, error)
+
+    def _to_compile(self, entry: Entry) -> Pending | None:
+        """What a link waits for whose program must be compiled again."""
+        name, generation = entry.record.name, entry.record.generation
+        source = generation.source
+        if not isinstance(source, StoredSource) or self._still_runs(entry):
+            return None
+        text = self._store.image(source.sha256)
+        if text is None:
+            return None
+
+        def compiled(program: Program) -> None:
+            if self._links.get(name) is not entry or entry.held.program is not None:
+                program.close()  # it was replaced or detached meanwhile
+                return
+            self._take(entry, program)
+            self._observer.observe(name, "start")
+
+        def failed(error: BpflinkdError) -> None:
+            log.error("link %r cannot be attached again: %s", name, error)
+            if self._links.get(name) is entry and entry.held.program is None:
+                health = replace(entry.health, reason=str(error))
+                self._observer.show(entry, health, first=False)
+
+        return Pending(
+            source=SourceText(data=text, sha256=source.sha256, program=source.program),
+            target=entry.record.target,
+            compiled=compiled,
+            failed=failed,
+        )
+
+    def _adopt_failed(self, record: Record, reason: str) -> None:
+        health = Health(state=State.FAILED, reason=reason, since=self._clock())
+        entry = Entry(record=record, health=health, held=Held(link=None, program=None))
+        self._links.add(entry)
+        self._observer.show(entry, health, first=True)

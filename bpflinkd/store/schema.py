@@ -1,0 +1,129 @@
+"""The database: its tables, and how it comes to have them.
+
+Schema 2:
+    link        a row a link; `generation` is the current number, 0 while the first is not completed;
+                `file`, `template` and `declared` are its origin, empty where a caller made it
+    generation  the last KEPT of each link; a number above the link's is the intent
+    object      ELF objects and C sources by sha256, as long as a generation refers to them
+    boot        one row: the boot of the kernel in which all this was last used
+Schema 1 had no origin and no boot.
+"""
+
+import contextlib
+import logging
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from bpflinkd.core.errors import StorageFailed
+
+VERSION: Final = 2
+APPLICATION_ID: Final = 0x62706C64  # "bpld"
+
+_SCHEMA: Final = """
+CREATE TABLE link (
+    name       TEXT PRIMARY KEY,
+    target     TEXT NOT NULL,
+    owner_uid  INTEGER NOT NULL,
+    policy     TEXT NOT NULL,
+    lifetime   TEXT NOT NULL,
+    created    INTEGER NOT NULL,
+    generation INTEGER NOT NULL DEFAULT 0,
+    hook       TEXT,
+    ending     INTEGER NOT NULL DEFAULT 0,
+    file       TEXT NOT NULL DEFAULT '',
+    template   TEXT NOT NULL DEFAULT '',
+    declared   TEXT NOT NULL DEFAULT ''
+) STRICT, WITHOUT ROWID;
+CREATE TABLE generation (
+    link    TEXT NOT NULL REFERENCES link(name) ON DELETE CASCADE,
+    number  INTEGER NOT NULL,
+    program TEXT NOT NULL,
+    source  TEXT NOT NULL,
+    sha256  TEXT,
+    hook    TEXT,
+    since   INTEGER NOT NULL,
+    by_uid  INTEGER NOT NULL,
+    PRIMARY KEY (link, number)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX generation_by_object ON generation(sha256) WHERE sha256 IS NOT NULL;
+CREATE TABLE object (
+    sha256 TEXT PRIMARY KEY,
+    data   BLOB NOT NULL
+) STRICT;
+CREATE TABLE boot (id TEXT NOT NULL) STRICT;
+"""
+_MIGRATIONS: Final = {
+    1: """
+ALTER TABLE link ADD COLUMN file TEXT NOT NULL DEFAULT '';
+ALTER TABLE link ADD COLUMN template TEXT NOT NULL DEFAULT '';
+ALTER TABLE link ADD COLUMN declared TEXT NOT NULL DEFAULT '';
+CREATE TABLE boot (id TEXT NOT NULL) STRICT;
+"""
+}
+"""From each released schema to the next."""
+
+log = logging.getLogger(__name__)
+
+
+def opened(path: Path) -> sqlite3.Connection:
+    """Open the database, bring it to our schema, or create it.
+
+    Raises:
+        StorageFailed: it is damaged, not ours, of a newer release, or cannot be opened. Nothing is
+            changed then.
+    """
+    damaged = (
+        f"the state in {path} cannot be read ({{}}); nothing was touched. Move the file away "
+        "to start with no links: those that are attached stay so, and 'bpflinkctl foreign' lists them"
+    )
+    fresh = not path.exists()
+    with contextlib.ExitStack() as undo:
+        try:
+            db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            undo.callback(db.close)
+            tables, version = _check(db, path, damaged)
+            # Nobody else uses it: without this SQLite locks and unlocks the file twelve times a change.
+            db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA foreign_keys = ON")
+            # A short log is soon written over instead of extended, and then a sync need not wait for
+            # the file system to record a new length: 0.24 ms instead of 0.31 ms here.
+            db.execute("PRAGMA wal_autocheckpoint = 100")
+            if not tables:
+                _make(db, f"{_SCHEMA} PRAGMA application_id = {APPLICATION_ID};")
+            elif version < VERSION:
+                _make(db, "".join(_MIGRATIONS[old] for old in range(version, VERSION)))
+                log.info("the state in %s was of schema %s and is of %s now", path, version, VERSION)
+            if fresh:
+                os.chmod(path, 0o600)
+        except sqlite3.OperationalError as error:
+            raise StorageFailed(f"the state in {path} cannot be opened: {error}") from None
+        except sqlite3.DatabaseError as error:
+            raise StorageFailed(damaged.format(error)) from None
+        undo.pop_all()
+        return db
+
+
+def _check(db: sqlite3.Connection, path: Path, damaged: str) -> tuple[int, int]:
+    """How many tables there are, and of which schema; or a refusal."""
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    application = db.execute("PRAGMA application_id").fetchone()[0]
+    tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if tables and application != APPLICATION_ID:
+        raise StorageFailed(damaged.format("it is another program's database"))
+    if version > VERSION:
+        raise StorageFailed(
+            f"the state in {path} is of a newer bpflinkd (schema {version}, this one knows {VERSION}); "
+            "run that release, or newer"
+        )
+    verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if verdict != "ok":
+        raise StorageFailed(damaged.format(" ".join(verdict.split())))
+    return tables, version
+
+
+def _make(db: sqlite3.Connection, statements: str) -> None:
+    """Bring the database to our schema: wholly or not at all."""
+    db.executescript(f"BEGIN; {statements} PRAGMA user_version = {VERSION}; COMMIT;")

@@ -1,0 +1,226 @@
+"""What the journal gets of each kind of news, and what its catalog says of it."""
+
+import logging
+import re
+import shutil
+import subprocess
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from systemd.journal import JournalHandler
+
+from bpflinkd import journal
+from bpflinkd.core.events import (
+    ChangeKind,
+    ForeignChange,
+    Healed,
+    LinkAdded,
+    LinkAmended,
+    LinkRemoved,
+    News,
+    ProgramReplaced,
+    StateChanged,
+)
+from bpflinkd.core.model import (
+    Builtin,
+    Generation,
+    Health,
+    Lifetime,
+    LinkId,
+    LinkView,
+    Occupant,
+    Owner,
+    Policy,
+    Record,
+    State,
+)
+from tests.unit.fakes import ETH0, NOW, info
+
+CATALOG = Path(__file__).parents[2] / "units/bpflinkd.catalog"
+
+STRANGER = Occupant(program=info(66))
+
+
+def generation(number: int, program: int) -> Generation:
+    return Generation(number=number, program=info(program), source=Builtin(name="pass"), since=NOW, by_uid=0)
+
+
+def view(state: State = State.ACTIVE, running: Occupant | None = None) -> LinkView:
+    record = Record(
+        name="edge-filter",
+        target=ETH0,
+        owner=Owner(uid=1000),
+        policy=Policy.ALERT,
+        lifetime=Lifetime.PINNED,
+        created=NOW,
+        generation=generation(4, 12),
+    )
+    health = Health(state=state, reason="", since=NOW, running=running)
+    return LinkView(record=record, health=health, link_id=LinkId(7))
+
+
+def foreign(kind: ChangeKind, state: State, by: Occupant | None = None) -> ForeignChange:
+    return ForeignChange(
+        view=view(state, by), kind=kind, sentence="somebody did", by=by, source="sweep", seen=NOW
+    )
+
+
+def sent(news: News) -> dict[str, Any]:
+    """What systemd's handler makes of it, less what journald drops: fields not in capitals."""
+    fields: dict[str, Any] = {}
+
+    def take(message: str, /, **more: Any) -> None:
+        fields.update(MESSAGE=message, **more)
+
+    handler = JournalHandler(sender_function=take, SYSLOG_IDENTIFIER="bpflinkd")
+    log = logging.getLogger("bpflinkd")
+    log.addHandler(handler)
+    level = log.level
+    log.setLevel(logging.INFO)
+    try:
+        journal.write(news)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+    return {key: value for key, value in fields.items() if re.fullmatch("[A-Z][A-Z0-9_]*", key)}
+
+
+ACTIVE = {
+    "LINK": "edge-filter",
+    "TARGET": str(ETH0),
+    "GENERATION": "4",
+    "STATE": "active",
+}
+ON_FOREIGN_CHANGE = {
+    ChangeKind.LINK_UPDATED: (State.TAMPERED, STRANGER, {"OLD_PROG": "12", "NEW_PROG": "66"}),
+    ChangeKind.LINK_DETACHED: (State.SEVERED, None, {"OLD_PROG": "12"}),
+    ChangeKind.PROGRAM_ATTACHED: (State.DISPLACED, STRANGER, {"OLD_PROG": "12", "NEW_PROG": "66"}),
+    ChangeKind.SLOT_CHANGED: (State.TAMPERED, STRANGER, {"OLD_PROG": "12", "NEW_PROG": "66"}),
+    ChangeKind.SLOT_EMPTIED: (State.SEVERED, None, {"OLD_PROG": "12"}),
+    ChangeKind.TARGET_GONE: (State.WAITING, None, {"OLD_PROG": "12"}),
+    ChangeKind.TARGET_BACK: (State.ACTIVE, None, {"NEW_PROG": "12"}),
+}
+NEWS: dict[str, tuple[News, dict[str, str]]] = {
+    "a link was made": (
+        LinkAdded(view=view()),
+        {"MESSAGE_ID": journal.MessageId.LINK_ADDED, **ACTIVE, "NEW_PROG": "12"},
+    ),
+    "a link was made that waits: nothing runs": (
+        LinkAdded(view=view(State.WAITING)),
+        {"MESSAGE_ID": journal.MessageId.LINK_ADDED, **ACTIVE, "STATE": "waiting"},
+    ),
+    "a link ended": (
+        LinkRemoved(view=view(), reason="detached by uid 0"),
+        {"MESSAGE_ID": journal.MessageId.LINK_REMOVED, **ACTIVE, "OLD_PROG": "12"},
+    ),
+    "a link got another owner": (
+        LinkAmended(view=view()),
+        {"MESSAGE_ID": journal.MessageId.LINK_AMENDED, **ACTIVE, "NEW_PROG": "12"},
+    ),
+    "a program was replaced": (
+        ProgramReplaced(view=view(), old=generation(3, 9)),
+        {"MESSAGE_ID": journal.MessageId.PROGRAM_REPLACED, **ACTIVE, "OLD_PROG": "9", "NEW_PROG": "12"},
+    ),
+    "a link was displaced": (
+        StateChanged(view=view(State.DISPLACED, STRANGER), old=State.ACTIVE),
+        {
+            "MESSAGE_ID": journal.MessageId.STATE_CHANGED,
+            **ACTIVE,
+            "STATE": "displaced",
+            "NEW_PROG": "66",
+        },
+    ),
+    "a crash was healed": (
+        Healed(name="edge-filter", sentence="the swap was finished"),
+        {"MESSAGE_ID": journal.MessageId.HEALED, "LINK": "edge-filter"},
+    ),
+    **{
+        str(kind): (
+            foreign(kind, state, by),
+            {"MESSAGE_ID": journal.FOREIGN[kind], **ACTIVE, "KIND": kind, "STATE": state, **programs},
+        )
+        for kind, (state, by, programs) in ON_FOREIGN_CHANGE.items()
+    },
+}
+# What every line of the log has.
+COMMON = {
+    "MESSAGE",
+    "PRIORITY",
+    "LOGGER",
+    "THREAD_NAME",
+    "PROCESS_NAME",
+    "SYSLOG_IDENTIFIER",
+    "CODE_ARGS",
+} | {
+    "CODE_FILE",
+    "CODE_LINE",
+    "CODE_FUNC",
+}
+
+
+@pytest.mark.parametrize(("news", "fields"), NEWS.values(), ids=NEWS)
+def test_fields_of_the_line(news: News, fields: dict[str, str]) -> None:
+    found = sent(news)
+    ours = {key: value for key, value in found.items() if key not in COMMON}
+    assert ours == fields
+    assert {type(value) for value in ours.values()} == {str}
+    assert found["MESSAGE"].startswith("link edge-filter: ")
+
+
+def test_every_kind_of_news_is_in_the_table() -> None:
+    assert {type(news) for news, _ in NEWS.values()} == set(typing.get_args(News))
+    assert set(ON_FOREIGN_CHANGE) == set(ChangeKind)
+
+
+def test_foreign_changes_are_warnings() -> None:
+    assert sent(foreign(ChangeKind.LINK_DETACHED, State.SEVERED))["PRIORITY"] == "4"
+    assert sent(LinkAdded(view=view()))["PRIORITY"] == "6"
+
+
+# The catalog
+
+
+def entries() -> dict[str, str]:
+    """Text by id, read as systemd reads it."""
+    found = re.split(r"^-- ([0-9a-f]{32})$", CATALOG.read_text(), flags=re.MULTILINE)[1:]
+    return dict(zip(found[::2], found[1::2], strict=True))
+
+
+def test_catalog_and_code_have_the_same_ids() -> None:
+    assert set(entries()) == {str(each) for each in journal.MessageId}
+
+
+def test_ids_are_random_uuids() -> None:
+    for message_id in journal.MessageId:
+        assert re.fullmatch("[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}", message_id)
+
+
+def test_systemd_reads_the_catalog(tmp_path: Path) -> None:
+    place = tmp_path / "usr/lib/systemd/catalog"
+    place.mkdir(parents=True)
+    shutil.copy(CATALOG, place)
+
+    def journalctl(*words: str) -> str:
+        done = subprocess.run(
+            ["journalctl", f"--root={tmp_path}", *words], capture_output=True, text=True, check=True
+        )
+        assert done.stderr == ""
+        return done.stdout
+
+    journalctl("--update-catalog")
+    listed = dict(line.split(" ", 1) for line in journalctl("--list-catalog").splitlines())
+    assert set(listed) == set(entries())
+    assert all(subject.startswith("bpflinkd: ") for subject in listed.values())
+
+
+@pytest.mark.parametrize("message_id", list(journal.MessageId), ids=lambda each: each.name)
+def test_catalog_names_only_fields_that_the_line_has(message_id: journal.MessageId) -> None:
+    fields = [set(sent(news)) for news, line in NEWS.values() if line["MESSAGE_ID"] == message_id]
+    assert set(re.findall("@([A-Z_]+)@", entries()[message_id])) <= set.intersection(*fields)
+
+
+def test_catalog_explains_every_state() -> None:
+    text = entries()[journal.MessageId.STATE_CHANGED]
+    assert {str(state) for state in State} <= set(re.findall(r"^(\w+) {2,}", text, re.MULTILINE))
