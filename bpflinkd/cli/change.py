@@ -83,7 +83,7 @@ def attach_command(settings: Settings, /, **given: Any) -> None:
     where = target(given["target"], given["mode"], given["attach_type"], given["cookie"])
     name = given["name"]
     with opened_source(_source(given)) as source:
-        client = settings.client(compiles=given["source"])
+        client = settings.client(doing=_compiling(given))
         path = client.attach(
             name,
             where,
@@ -116,7 +116,7 @@ def replace_command(settings: Settings, /, **given: Any) -> None:
     """See `_REPLACE_HELP`."""
     name = given["name"]
     with opened_source(_source(given)) as source:
-        generation = settings.client(compiles=given["source"]).replace(name, source, expect=given["expect"])
+        generation = settings.client(doing=_compiling(given)).replace(name, source, expect=given["expect"])
     output = settings.output()
     if output.json:
         output.document({"name": name, "generation": generation})
@@ -135,6 +135,10 @@ def detach_command(settings: Settings, name: str) -> None:
         output.document({"name": name})
     else:
         output.line(f"{name} is detached")
+
+
+def _compiling(given: dict[str, Any]) -> str:
+    return f"bpflinkd compiles {given['source']}" if given["source"] else ""
 
 
 def _source(given: dict[str, Any]) -> SourceOptions:

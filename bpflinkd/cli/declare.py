@@ -41,7 +41,7 @@ _ORDER: Final = ("attached", "replaced", "moved", "changed", "detached", "unchan
 @click.pass_context
 def reload_command(context: click.Context, settings: Settings) -> None:
     """See `_RELOAD_HELP`."""
-    done, refused = settings.client().reload()
+    done, refused = settings.client(doing="bpflinkd applies what is declared").reload()
     output = settings.output()
     if output.json:
         output.document({"done": done, "refused": [one._asdict() for one in refused]})

@@ -29,12 +29,12 @@ class Settings:
         self.timeout: float | None = None
         """Seconds, where they were chosen."""
 
-    def client(self, *, compiles: str | None = None) -> Client:
-        """Connect to the bus that was chosen. `compiles` is the source that the daemon will compile."""
+    def client(self, *, doing: str = "") -> Client:
+        """Connect to the bus that was chosen. `doing` is what the daemon may take long for: compiling."""
         from bpflinkd.dbus.client import Client
 
-        timeout = self.timeout or (COMPILE_TIMEOUT if compiles else DEFAULT_TIMEOUT)
-        words = f"bpflinkd compiles {compiles}" if compiles else "waiting for bpflinkd"
+        timeout = self.timeout or (COMPILE_TIMEOUT if doing else DEFAULT_TIMEOUT)
+        words = doing or "waiting for bpflinkd"
         return Client(self.bus, timeout=timeout, slow=lambda: self._spin(words))
 
     def output(self) -> Output:

@@ -107,6 +107,22 @@ class SetAside:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RenameRecord:
+    """Record durably that a link is called otherwise, and was called `name`. No undo."""
+
+    name: str
+    record: Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenamePins:
+    """Let the pins follow, and forget what the link was called. A crash before this is healed at start."""
+
+    name: str
+    to: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RemovePins:
     """Remove every pin of the link."""
 
@@ -133,6 +149,8 @@ Action: TypeAlias = (
     | SaveEnding
     | EndLink
     | SetAside
+    | RenameRecord
+    | RenamePins
     | RemovePins
     | RemoveRecord
 )

@@ -38,7 +38,7 @@ from bpflinkd.core.patterns import CgroupPattern, Interface, InterfacePattern
 from bpflinkd.core.pending import Pending
 from bpflinkd.core.ports import Kernel, Program, Store
 from bpflinkd.core.requests import AttachRequest, Caller, ReplaceRequest
-from bpflinkd.core.targets import CgroupTarget, IfIndex, XdpTarget
+from bpflinkd.core.targets import CgroupTarget, IfIndex, XdpHook, XdpTarget
 
 if TYPE_CHECKING:
     from bpflinkd.core.manager import Manager
@@ -125,6 +125,27 @@ class Declarer:
             case _:
                 pass
         return outcome.pending
+
+    def follow(self, ifindex: IfIndex, name: str) -> None:
+        """An interface was renamed, perhaps: what a template made for it goes on under another name."""
+        for entry in tuple(self._links.values()):
+            record = entry.record
+            target = record.target
+            if (
+                not isinstance(target, XdpTarget)
+                or record.hook != XdpHook(ifindex)
+                or target.interface == name
+            ):
+                continue
+            interface = self._kernel.described_interface(ifindex)
+            template = next((t for t in self._templates if t.name == record.origin.template), None)
+            if interface is None or template is None or not isinstance(template.target, InterfacePattern):
+                return
+            if template.target.matches(interface) and target.interface not in interface.altnames:
+                try:
+                    self._manager.rename(record.name, declared.expand(template, interface))
+                except BpflinkdError as error:
+                    log.error("link %r cannot follow its interface: %s", record.name, error)
 
     def sweep(self) -> list[Pending]:
         """Look for matches that no watcher told of, and for pins that have come."""

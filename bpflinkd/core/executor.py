@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import Final, assert_never
 
 from bpflinkd.core.actions import (
     Action,
@@ -15,6 +15,8 @@ from bpflinkd.core.actions import (
     Promote,
     RemovePins,
     RemoveRecord,
+    RenamePins,
+    RenameRecord,
     SaveDone,
     SaveEnding,
     SaveIntent,
@@ -23,11 +25,13 @@ from bpflinkd.core.actions import (
     SwapLink,
 )
 from bpflinkd.core.errors import BpflinkdError, Internal, StorageFailed
-from bpflinkd.core.model import NO_PROGRAM
+from bpflinkd.core.model import NO_PROGRAM, Record
 from bpflinkd.core.ports import Kernel, Link, Pins, Program, Store
 from bpflinkd.core.targets import Target
 
 log = logging.getLogger(__name__)
+
+_FINAL: Final = (SaveDone, NoteHook, SaveEnding, RenameRecord)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +53,7 @@ class Executor:
     def run(self, actions: Sequence[Action], target: Target, held: Held) -> Held:
         """Perform all actions, or none.
 
-        The point of no return is `SaveDone`, `NoteHook` or `SaveEnding`: what fails after it is logged, and
+        The point of no return is the first action of `_FINAL`: what fails after it is logged, and
         finished at the next start, never undone. Superseded handles are left for the caller to close.
 
         Returns:
@@ -67,7 +71,7 @@ class Executor:
                 if not committed:
                     _unwind(undo)
                 raise
-            committed = committed or isinstance(action, SaveDone | NoteHook | SaveEnding)
+            committed = committed or isinstance(action, _FINAL)
         return held
 
     def _perform(self, action: Action, target: Target, held: Held, undo: list[Callable[[], None]]) -> Held:
@@ -98,10 +102,7 @@ class Executor:
             case SaveDone(record=record):
                 store.commit(record)
             case NoteHook(record=record):
-                try:
-                    store.note_hook(record)
-                except StorageFailed as error:
-                    log.error("link %r is attached again, which is not recorded: %s", record.name, error)
+                _note_hook(store, record)
             case Promote(name=name):
                 pins.promote(name)
             case Evict(hook=hook, occupant=occupant):
@@ -114,6 +115,11 @@ class Executor:
             case SetAside(name=name):
                 place = pins.set_aside(name)
                 log.warning("the link %r is let go; its bpf_link stays pinned at %s", name, place)
+            case RenameRecord(name=name, record=record):
+                store.rename(name, record)
+            case RenamePins(name=name, to=to):
+                pins.rename(name, to)
+                store.forget_old_name(to)
             case RemovePins(name=name):
                 pins.remove(name)
             case RemoveRecord(name=name):
@@ -121,6 +127,13 @@ class Executor:
             case _:
                 assert_never(action)
         return held
+
+
+def _note_hook(store: Store, record: Record) -> None:
+    try:
+        store.note_hook(record)
+    except StorageFailed as error:
+        log.error("link %r is attached again, which is not recorded: %s", record.name, error)
 
 
 def _unwind(undo: list[Callable[[], None]]) -> None:

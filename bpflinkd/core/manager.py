@@ -12,6 +12,7 @@ from bpflinkd.core.declared import Declaration, Declarations
 from bpflinkd.core.declarer import Declarer, Outcome
 from bpflinkd.core.errors import BadProgram, HookGone, NameTaken
 from bpflinkd.core.events import (
+    InterfaceChanged,
     LinkAdded,
     LinkAmended,
     LinkRemoved,
@@ -44,6 +45,7 @@ from bpflinkd.core.targets import (
     Hook,
     Target,
     WantedTarget,
+    XdpTarget,
 )
 
 log = logging.getLogger(__name__)
@@ -188,6 +190,21 @@ class Manager:
         self._links.drop(name)
         self._publish(LinkRemoved(view=view, reason=reason))
 
+    def rename(self, name: str, wanted: Declaration) -> None:
+        """Call a link of a template as its target is called now; what it does in the kernel goes on."""
+        entry = self._links.named(name)
+        assert isinstance(wanted.target, XdpTarget)
+        if wanted.name in self._links or self._pins.taken(wanted.name):
+            raise NameTaken(f"there is a link {wanted.name!r} already")
+        before = entry.view()
+        after = replace(entry.record, name=wanted.name, target=wanted.target)
+        self._executor.run(plan.rename(name, after), after.target, entry.held)
+        del self._links[name]
+        entry.record = after
+        self._links.add(entry)
+        self._publish(LinkRemoved(view=before, reason=f"its interface was renamed: it is {after.name} now"))
+        self._publish(LinkAdded(view=entry.view()))
+
     def settle(self, wanted: Declaration, *, program_too: bool = True) -> None:
         """Let a link be as its declaration says, all but what is in the kernel.
 
@@ -254,6 +271,8 @@ class Manager:
 
     def hear(self, tiding: Tiding) -> list[Pending]:
         """A watcher saw something: look at the links that it may concern, and make those it asks for."""
+        if isinstance(tiding, InterfaceChanged):
+            self._declarer.follow(tiding.ifindex, tiding.name)
         self._observer.hear(tiding)
         return self._declarer.hear(tiding)
 

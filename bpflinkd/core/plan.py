@@ -15,6 +15,8 @@ from bpflinkd.core.actions import (
     Promote,
     RemovePins,
     RemoveRecord,
+    RenamePins,
+    RenameRecord,
     SaveDone,
     SaveEnding,
     SaveIntent,
@@ -252,6 +254,11 @@ def swap(
     prepare = (SaveIntent(record=after, image=program.image), prepare[1])
     step = CreateLink(record=after, hook=status.hook, program=program)
     return after, (*prepare, step, SaveDone(record=after), Promote(name=name))
+
+
+def rename(name: str, after: Record) -> Sequence[Action]:
+    """Call a link otherwise: what it does in the kernel goes on."""
+    return RenameRecord(name=name, record=after), RenamePins(name=name, to=after.name)
 
 
 def detach(name: str) -> Sequence[Action]:

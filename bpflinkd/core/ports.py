@@ -166,6 +166,9 @@ class Pins(Protocol):
     def set_aside(self, name: str) -> str:
         """Move the link's pin out of its directory; returns where it is now."""
 
+    def rename(self, name: str, to: str) -> None:
+        """Call the directory otherwise; nothing there is no error. `NameTaken`."""
+
     def remove(self, name: str) -> None:
         """Remove the directory with all pins; nothing there is no error."""
 
@@ -186,6 +189,8 @@ class Stored:
     """What was about to be done when the daemon ended, if anything."""
     ending: bool
     """A detach was decided and may be half done."""
+    was: str = ""
+    """What it was called when its pins were made, where they may not have followed yet."""
 
     @property
     def latest(self) -> Record:
@@ -210,6 +215,12 @@ class Store(Protocol):
 
     def note_hook(self, record: Record) -> None:
         """The link is attached to another hook. Not durable: a loss of power ends the link as well."""
+
+    def rename(self, name: str, record: Record) -> None:
+        """A link is called otherwise, and its target too; what it was called is kept."""
+
+    def forget_old_name(self, name: str) -> None:
+        """Its pins have followed."""
 
     def amend(self, record: Record) -> None:
         """The current generation's program was loaded again and has another kernel id."""

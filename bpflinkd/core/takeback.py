@@ -77,6 +77,10 @@ class TakeBack:
 
     def _one(self, item: Stored) -> list[Pending]:
         name = item.latest.name
+        if item.was:
+            if not self._pins.taken(name):
+                self._pins.rename(item.was, name)
+            self._store.forget_old_name(name)
         pinned = self._pins.open(name, item.latest.generation.source)
         decision = recovery.recover(item, pinned)
         if decision.healed:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Protocol, cast
 
 from bpflinkd.core import names
-from bpflinkd.core.errors import BadProgram, BpflinkdError, KernelRefused, StorageFailed
+from bpflinkd.core.errors import BadProgram, BpflinkdError, KernelRefused, NameTaken, StorageFailed
 from bpflinkd.core.model import Source
 from bpflinkd.core.ports import Link, Pinned, Program
 from bpflinkd.kernel import info, libbpf
@@ -230,6 +230,17 @@ class PinDirectory:
                 # Encoded names have an underscore only before two hexadecimal digits.
                 (self._of(name) / _SLOT).rename(place.with_name(f"{place.name}_{_SLOT}"))
         return str(place)
+
+    def rename(self, name: str, to: str) -> None:
+        if self.taken(to):
+            raise NameTaken(f"the pin directory {self._of(to)} is in use")
+        with _failures(f"renaming the pins of link {name!r}"), contextlib.suppress(FileNotFoundError):
+            self._of(name).rename(self._of(to))
+            link = self._open_link(self._of(to) / _LINK)
+            if link is not None:
+                self._keep(to, link)
+                link.close()
+        self._keeper.drop(names.encode(name))
 
     def remove(self, name: str) -> None:
         self._keeper.drop(names.encode(name))

@@ -2,11 +2,12 @@
 
 Schema 2:
     link        a row a link; `generation` is the current number, 0 while the first is not completed;
-                `file`, `template` and `declared` are its origin, empty where a caller made it
+                `file`, `template` and `declared` are its origin, empty where a caller made it; `was`
+                is its name before, until its pins have followed
     generation  the last KEPT of each link; a number above the link's is the intent
     object      ELF objects and C sources by sha256, as long as a generation refers to them
     boot        one row: the boot of the kernel in which all this was last used
-Schema 1 had no origin and no boot.
+Schema 1 had no origin, no name before and no boot.
 """
 
 import contextlib
@@ -34,7 +35,8 @@ CREATE TABLE link (
     ending     INTEGER NOT NULL DEFAULT 0,
     file       TEXT NOT NULL DEFAULT '',
     template   TEXT NOT NULL DEFAULT '',
-    declared   TEXT NOT NULL DEFAULT ''
+    declared   TEXT NOT NULL DEFAULT '',
+    was        TEXT NOT NULL DEFAULT ''
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE generation (
     link    TEXT NOT NULL REFERENCES link(name) ON DELETE CASCADE,
@@ -59,6 +61,7 @@ _MIGRATIONS: Final = {
 ALTER TABLE link ADD COLUMN file TEXT NOT NULL DEFAULT '';
 ALTER TABLE link ADD COLUMN template TEXT NOT NULL DEFAULT '';
 ALTER TABLE link ADD COLUMN declared TEXT NOT NULL DEFAULT '';
+ALTER TABLE link ADD COLUMN was TEXT NOT NULL DEFAULT '';
 CREATE TABLE boot (id TEXT NOT NULL) STRICT;
 """
 }

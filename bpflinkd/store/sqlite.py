@@ -71,7 +71,7 @@ class SqliteStore:
         rows = self._read(
             "SELECT l.name, l.target, l.owner_uid, l.policy, l.lifetime, l.created, l.hook, l.ending,"
             " l.generation, g.number, g.program, g.source, g.since, g.by_uid, g.hook,"
-            " l.file, l.template, l.declared"
+            " l.file, l.template, l.declared, l.was"
             " FROM link l JOIN generation g ON g.link = l.name AND g.number >= l.generation"
             " ORDER BY l.created, l.name, g.number"
         )
@@ -85,6 +85,7 @@ class SqliteStore:
                 record=before.record if intended and before else None if intended else record,
                 intent=record if intended else None,
                 ending=bool(row[7]),
+                was=row[18],
             )
         return tuple(found.values())
 
@@ -203,6 +204,19 @@ class SqliteStore:
                     record.name,
                 ),
             )
+
+    def rename(self, name: str, record: Record) -> None:
+        with self._transaction(durable=True) as db:
+            db.execute("PRAGMA defer_foreign_keys = ON")
+            db.execute(
+                "UPDATE link SET name = ?, target = ?, was = ? WHERE name = ?",
+                (record.name, forms.target_text(record.target), name, name),
+            )
+            db.execute("UPDATE generation SET link = ? WHERE link = ?", (record.name, name))
+
+    def forget_old_name(self, name: str) -> None:
+        with self._transaction(durable=False) as db:
+            db.execute("UPDATE link SET was = '' WHERE name = ?", (name,))
 
     def note_hook(self, record: Record) -> None:
         with self._transaction(durable=False) as db:

@@ -103,7 +103,7 @@ def test_bad_programs(daemon: Daemon, source: Callable[[Daemon], Source], error:
         pytest.param({"xdp": "nope0"}, "HookGone", "--wait", id="no such interface"),
         pytest.param({"cgroup": "/nope"}, "HookGone", "--wait", id="no such cgroup"),
         pytest.param({"xdp": ""}, "BadTarget", "no interface", id="an empty interface"),
-        pytest.param({"xdp": "a" * 16}, "BadTarget", "15 bytes", id="a long interface name"),
+        pytest.param({"xdp": "a" * 128}, "BadTarget", "15 bytes", id="a long interface name"),
         pytest.param({"xdp": "a/b"}, "BadTarget", "cannot be", id="a path as interface"),
         pytest.param({"xdp": "v0", "mode": "fast"}, "BadTarget", "native", id="no such mode"),
         pytest.param({"cgroup": "x"}, "BadTarget", "slash", id="a relative cgroup"),

@@ -1,7 +1,6 @@
 """Links that files declare: applied at a start and by Reload, and nothing is touched that need not be."""
 
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -11,12 +10,14 @@ from typing import Any
 import pytest
 from gi.repository import GLib
 
+from bpflinkd.kernel import libbpf
 from tests.kernel.test_replace import REPO
 from tests.lab import Daemon, World
 from tests.lab.compiled import program
 from tests.lab.daemon import builtin, by_fd, elf
 from tests.lab.declarations import declare, link
 from tests.lab.maps import Counters
+from tests.lab.reboot import after_reboot
 from tests.lab.world import run, until
 
 OLD = f'object = "{program("count")}", name = "count_old"'
@@ -173,17 +174,6 @@ def test_a_program_that_a_caller_put_there_stays_until_the_declaration_changes(w
     assert daemon.link("edge")["Program"]["name"] == "count_new"
 
 
-def after_reboot(daemon: Daemon) -> None:
-    """Stop, and start with what a reboot leaves: the state directory, of an earlier boot, and no pins."""
-    daemon.end()
-    for place in sorted(daemon.pins.rglob("*"), reverse=True):
-        place.rmdir() if place.is_dir() else place.unlink()
-    with sqlite3.connect(daemon.state_dir / "bpflinkd.sqlite") as state:
-        state.execute("UPDATE boot SET id = 'an earlier boot'")
-    state.close()
-    daemon.start()
-
-
 def test_after_a_reboot_links_are_back_except_the_ephemeral(world: World) -> None:
     daemon = world.daemon()
     path = world.cgroup()
@@ -209,8 +199,6 @@ def test_a_declared_program_is_back_where_the_last_one_cannot_be_loaded(world: W
     daemon = world.daemon()
     with_fd = world.bpffs / "given"
     run("bpftool", "prog", "load", program("single"), with_fd)
-    from bpflinkd.kernel import libbpf  # noqa: PLC0415  # only root can
-
     daemon.replace("edge", by_fd(libbpf.obj_get(str(with_fd))))
     assert daemon.link("edge")["Source"][0] == "fd"
     with_fd.unlink()

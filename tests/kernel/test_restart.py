@@ -123,7 +123,6 @@ def test_program_pin_lost_and_daemon_killed_goes_on(daemon: Daemon) -> None:
 
 def test_program_from_a_pin_is_awaited_there(world: World) -> None:
     daemon = world.daemon("--sweep-interval", "0.05")
-    world.veth("v0", "v1")
     pins, _ = load_counters(daemon)
     daemon.attach("edge", {"xdp": "v0"}, pinned(pins[0]))
     daemon.kill()

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -81,8 +82,13 @@ def test_a_renamed_interface(world: World, quiet: Callable[[], Daemon]) -> None:
     declare(world, "a.toml", link("pods", "xdp:pod*"))
     daemon = quiet()
     soon(daemon, {"pods@pod1": "active"})
+    before = in_kernel(daemon)["pods@pod1"]
     world.ip("link", "set", "pod1", "name", "pod9")
     soon(daemon, {"pods@pod9": "active"})
+    assert in_kernel(daemon) == {"pods@pod9": before}, "the kernel's link is the same: no gap"
+    assert {pin.name for pin in daemon.pins.iterdir()} == {"pods_40pod9"}
+    daemon.restart()
+    assert in_kernel(daemon) == {"pods@pod9": before}
     world.ip("link", "set", "pod9", "name", "other")
     soon(daemon, {})
     assert "prog" not in world.ip("link", "show", "other")
@@ -345,3 +351,25 @@ def test_an_interface_deleted_and_made_again_during_replaces(world: World) -> No
 def test_a_caller_cannot_make_a_template(daemon: Daemon) -> None:
     with pytest.raises(Refused, match=r"links\.d"):
         daemon.attach("pods", {"xdp": "pod*"}, builtin(), wait=GLib.Variant("b", True))
+
+
+def test_pins_that_had_not_followed_a_new_name_do_so_at_the_next_start(
+    world: World, quiet: Callable[[], Daemon]
+) -> None:
+    """As `kill -9` leaves it between the two halves of a rename."""
+    pair(world, "pod1")
+    declare(world, "a.toml", link("pods", "xdp:pod?"))
+    daemon = quiet()
+    soon(daemon, {"pods@pod1": "active"})
+    before = in_kernel(daemon)
+    daemon.kill()
+    (daemon.pins / "pods_40pod1").rename(daemon.pins / "pods_40pod0")
+    state = sqlite3.connect(daemon.state_dir / "bpflinkd.sqlite")
+    with state:
+        state.execute("UPDATE link SET was = 'pods@pod0'")
+    state.close()
+    for _ in range(2):
+        daemon.start()
+        assert in_kernel(daemon) == before
+        assert {pin.name for pin in daemon.pins.iterdir()} == {"pods_40pod1"}
+        daemon.kill()

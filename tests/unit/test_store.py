@@ -277,3 +277,17 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
     after = sqlite3.connect(tmp_path / "bpflinkd.sqlite")
     assert list(after.iterdump()) == before
     assert after.execute("PRAGMA user_version").fetchone() == (1,)
+
+
+def test_a_link_is_renamed_with_all_its_generations(store: SqliteStore) -> None:
+    save(store, record())
+    save(store, record(2, 2))
+    target = XdpTarget(interface="eth9")
+    store.rename("edge", replace(record(2, 2), name="wan", target=target))
+    (item,) = reopened(store)
+    assert item.record == replace(record(2, 2), name="wan", target=target)
+    assert item.was == "edge"
+    assert [generation.number for generation in store.history("wan")] == [1, 2]
+    assert store.history("edge") == ()
+    store.forget_old_name("wan")
+    assert store.load()[0].was == ""

@@ -1,0 +1,90 @@
+"""What is declared is so, and what was promised is back after a reboot, for every kind of link."""
+
+from pathlib import Path
+
+from integration.conformance.conftest import require, supported
+from integration.conformance.kinds import Kind, Kprobe, compiled
+from integration.conformance.test_promises import NAME, hits_of
+from integration.conformance.test_source import COUNTING
+from tests.lab import Daemon
+from tests.lab.daemon import elf
+from tests.lab.declarations import declare, link
+from tests.lab.reboot import after_reboot
+from tests.lab.world import until
+
+
+def declared(kind: Kind, program: str) -> str:
+    """A kind's target in TOML."""
+    (word, place), *details = kind.target().items()
+    more = [f'{key.replace("_", "-")} = "{value}"' for key, value in details]
+    return link(NAME, f"{word}:{place}", program, *more)
+
+
+def reload(daemon: Daemon) -> dict[str, int]:
+    """Reload; nothing may be refused."""
+    done, refused = daemon.call("Reload")
+    assert not refused
+    return {what: number for what, number in done.items() if number}
+
+
+def test_declared_replaced_and_gone(daemon: Daemon, kind: Kind, tmp_path: Path) -> None:
+    old, new = compiled(kind.program), tmp_path / "new.bpf.o"
+    new.write_bytes(old.read_bytes() + b"\0")
+    file = declare(daemon.world, "a.toml", declared(kind, f'object = "{old}"'))
+    try:
+        assert reload(daemon) == {"attached": 1}
+        assert reload(daemon) == {"unchanged": 1}
+        before, hits = daemon.link(NAME), [hits_of(daemon)]
+        declare(daemon.world, "a.toml", declared(kind, f'object = "{new}"'))
+        with kind.under_load() as load:
+            assert reload(daemon) == {"replaced": 1}
+        hits.append(hits_of(daemon))
+        assert sum(each[0] for each in hits) == load.events
+        assert daemon.link(NAME)["KernelLinkId"] == before["KernelLinkId"]
+    finally:
+        file.unlink()
+        assert reload(daemon) == {"detached": 1}
+    assert daemon.links() == {}
+
+
+def test_all_kinds_are_back_after_a_reboot(daemon: Daemon) -> None:
+    kinds = supported(daemon)
+    called = {name: name.replace(" ", "-") for name in kinds}
+    for name, kind in kinds.items():
+        daemon.attach(called[name], kind.target(), elf(compiled(kind.program)))
+    before = {name: found["KernelLinkId"] for name, found in daemon.links().items()}
+    after_reboot(daemon)
+    for name, kind in kinds.items():
+        found = daemon.link(called[name])
+        assert (found["State"], found["Generation"]) == ("active", 1), name
+        assert found["KernelLinkId"] != before[called[name]]
+        hits = hits_of(daemon, called[name])
+        with kind.under_load() as load:
+            pass
+        assert hits[0] == load.events > 0, name
+
+
+def test_source_is_compiled_beside_the_worker(daemon: Daemon, tmp_path: Path) -> None:
+    """Declared, and again after a reboot: other changes do not wait for the compiler."""
+    require(daemon, "source")
+    require(daemon, "kprobe")
+    kind = Kprobe(daemon.world)
+    text = tmp_path / "count.c"
+    text.write_text(COUNTING["kprobe"])
+    file = declare(daemon.world, "a.toml", declared(kind, f'source = "{text}"'))
+    try:
+        assert reload(daemon) == {"attached": 1}
+        after_reboot(daemon)
+        assert daemon.link(NAME)["State"] == "failed"
+        assert "is being compiled" in daemon.link(NAME)["Reason"]
+        other = supported(daemon)["cgroup"]
+        daemon.attach("meanwhile", other.target(), elf(compiled(other.program)))
+        assert daemon.link(NAME)["State"] == "failed", "the attach did not wait for the compiler"
+        until(lambda: daemon.state(NAME) == "active", "the source is compiled", seconds=200)
+        hits = hits_of(daemon)
+        with kind.under_load() as load:
+            pass
+        assert hits[0] == load.events
+    finally:
+        file.unlink()
+        reload(daemon)
