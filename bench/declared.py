@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from gi.repository import GLib
+from gi.repository import Gio, GLib
 
 from bench.client import PROPERTIES
 from bench.setting import LINKS, Place, Setting
@@ -137,15 +137,13 @@ class _Added:
     def __init__(self, world: World) -> None:
         self._seen: dict[str, float] = {}
         self._news = threading.Condition()
-        self._daemon = world
+        self._ready = threading.Event()
         context = GLib.MainContext.new()
         threading.Thread(target=self._listen, args=(world.bus, context), daemon=True).start()
-        self._ready = threading.Event()
-        self._ready.wait(5)
+        if not self._ready.wait(5):
+            raise TimeoutError("no signals can be heard")
 
     def _listen(self, bus: str, context: GLib.MainContext) -> None:
-        from gi.repository import Gio  # noqa: PLC0415
-
         context.push_thread_default()
         flags = Gio.DBusConnectionFlags
         connection = Gio.DBusConnection.new_for_address_sync(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from bpflinkd.cli.settings import Settings
     from bpflinkd.config.links import LinksDirectory
-    from bpflinkd.core.declared import Declaration, DeclaredProgram, Refused
+    from bpflinkd.core.declared import AnyDeclaration, DeclaredProgram, Refused
     from bpflinkd.core.patterns import Pattern
     from bpflinkd.core.targets import WantedTarget
 
@@ -94,11 +94,11 @@ def show_command(context: click.Context, config_dir: str) -> None:
     found = LinksDirectory(directories(Path(config_dir))).read()
     output = settings.output()
     if output.json:
-        links = [_document(link) for link in found.links]
+        links = [_document(link) for link in found]
         output.document({"links": links, "faults": _faults(found.refused)})
     else:
-        if found.links or not output.terminal:
-            output.table(_COLUMNS, [_row(link) for link in found.links])
+        if found.links or found.templates or not output.terminal:
+            output.table(_COLUMNS, [_row(link) for link in found])
         else:
             output.line("No links are declared.")
         for refused in found.refused:
@@ -116,8 +116,7 @@ def check_command(context: click.Context, places: Sequence[str], config_dir: str
     settings: Settings = context.obj
     files = _files(places, config_dir)
     found = files.read()
-    templates = sum(map(_is_template, found.links))
-    links = len(found.links) - templates
+    templates, links = len(found.templates), len(found.links)
     output = settings.output()
     if output.json:
         counts = {"links": links, "templates": templates, "files": len(files.accepted)}
@@ -166,13 +165,13 @@ def _faults(refused: Sequence[Refused]) -> list[dict[str, str]]:
     return [{"file": fault.file, "sentence": fault.sentence} for fault in refused]
 
 
-def _is_template(link: Declaration) -> bool:
+def _is_template(link: AnyDeclaration) -> bool:
     from bpflinkd.core.patterns import CgroupPattern, InterfacePattern
 
     return isinstance(link.target, InterfacePattern | CgroupPattern)
 
 
-def _row(link: Declaration) -> list[str]:
+def _row(link: AnyDeclaration) -> list[str]:
     return [
         link.name,
         "template" if _is_template(link) else "link",
@@ -183,7 +182,7 @@ def _row(link: Declaration) -> list[str]:
     ]
 
 
-def _document(link: Declaration) -> dict[str, Any]:
+def _document(link: AnyDeclaration) -> dict[str, Any]:
     from bpflinkd.cli.words import user_name
 
     kind, value, name = _program(link.program)

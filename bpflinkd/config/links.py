@@ -15,7 +15,7 @@ from bpflinkd.config.pieces import BadText, Pieces, Placed
 from bpflinkd.config.settings import Config
 from bpflinkd.config.table import Asked, Wanted
 from bpflinkd.config.trust import ROOT, Trust, Unfit
-from bpflinkd.core.declared import Declaration, Declarations, DeclaredProgram, Refused
+from bpflinkd.core.declared import AnyDeclaration, Declaration, Declarations, DeclaredProgram, Refused
 from bpflinkd.core.model import (
     MAX_OBJECT,
     MAX_SOURCE,
@@ -93,7 +93,7 @@ class LinksDirectory:
         found = Listing(trust)
         for directory in self._where:
             found.add(directory)
-        links: list[Declaration] = []
+        links: list[AnyDeclaration] = []
         refused = list(found.refused)
         accepted = []
         reading = _Reading(trust, self._objects, self._sources)
@@ -109,11 +109,11 @@ class LinksDirectory:
                 why = f"{file}, which takes its place, was refused"
                 refused.append(_refused(other, None, why))
         self.accepted = tuple(accepted)
-        return Declarations(links=tuple(links), refused=tuple(refused))
+        return Declarations.of(links, refused)
 
     def _read_file(
         self, file: str, trust: Trust, reading: "_Reading"
-    ) -> tuple[list[Declaration], list[Refused]]:
+    ) -> tuple[list[AnyDeclaration], list[Refused]]:
         """What a file declares, or why it is refused."""
         try:
             text = self._texts.read(file, trust)
@@ -136,7 +136,7 @@ class _Reading:
         """Where each name is declared. Refused files count as far as they can be read: their links stay."""
         self._uids: dict[str, int | None] = {}
 
-    def file(self, file: str, text: Pieces) -> tuple[list[Declaration], list[_Fault]]:
+    def file(self, file: str, text: Pieces) -> tuple[list[AnyDeclaration], list[_Fault]]:
         """What one file declares, and what is wrong with it."""
         declared = []
         faults = []
@@ -156,7 +156,7 @@ class _Reading:
                     faults.append(_Fault(placed, fault))
         return declared, faults
 
-    def _declaration(self, wanted: Wanted, file: str, line: int, directory: str) -> Declaration:
+    def _declaration(self, wanted: Wanted, file: str, line: int, directory: str) -> AnyDeclaration:
         return Declaration(
             name=wanted.name,
             target=wanted.target,

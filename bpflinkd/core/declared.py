@@ -1,8 +1,8 @@
 """Declared links: what files ask for, and what must be done about it. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeAlias, TypeVar, cast
 
 from bpflinkd.core import patterns
 from bpflinkd.core.model import (
@@ -28,12 +28,15 @@ from bpflinkd.core.targets import CgroupPlace, CgroupTarget, Target, WantedTarge
 DeclaredProgram: TypeAlias = ObjectImage | SourceText | KeptObject | KeptSource | PinnedProgram | Builtin
 
 
+_T_co = TypeVar("_T_co", bound=WantedTarget | Pattern, covariant=True)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Declaration:
+class Declaration(Generic[_T_co]):
     """One link of a file, or, with a pattern for a target, a template of links."""
 
     name: str
-    target: WantedTarget | Pattern
+    target: _T_co
     program: DeclaredProgram
     asked: str = ""
     """The program as the file has it: `object filter.bpf.o edge`."""
@@ -58,6 +61,10 @@ class Declaration:
         return Origin(file=self.file, template=self.template, program=fingerprint(self.program))
 
 
+AnyDeclaration: TypeAlias = Declaration[WantedTarget | Pattern]
+"""A link or a template."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
     """A file, or one link of it, that was refused."""
@@ -75,8 +82,25 @@ class Refused:
 class Declarations:
     """All files, as read at one moment."""
 
-    links: tuple[Declaration, ...] = ()
+    links: tuple[Declaration[WantedTarget], ...] = ()
+    templates: tuple[Declaration[Pattern], ...] = ()
     refused: tuple[Refused, ...] = ()
+
+    @classmethod
+    def of(cls, everything: Iterable[AnyDeclaration], refused: Iterable[Refused]) -> "Declarations":
+        """Links and templates told apart."""
+        links: list[Declaration[WantedTarget]] = []
+        templates: list[Declaration[Pattern]] = []
+        for each in everything:
+            if isinstance(each.target, InterfacePattern | CgroupPattern):
+                templates.append(cast(Declaration[Pattern], each))
+            else:
+                links.append(cast(Declaration[WantedTarget], each))
+        return cls(links=tuple(links), templates=tuple(templates), refused=tuple(refused))
+
+    def __iter__(self) -> Iterator[AnyDeclaration]:
+        """Links and templates, file by file."""
+        return iter(sorted((*self.links, *self.templates), key=lambda each: (each.file, each.line)))
 
 
 def fingerprint(program: DeclaredProgram) -> str:
@@ -99,28 +123,28 @@ def fingerprint(program: DeclaredProgram) -> str:
 class Attach:
     """Make a link."""
 
-    wanted: Declaration
+    wanted: Declaration[WantedTarget]
 
 
 @dataclass(frozen=True, slots=True)
 class Replace:
     """Swap the program of a link that is there."""
 
-    wanted: Declaration
+    wanted: Declaration[WantedTarget]
 
 
 @dataclass(frozen=True, slots=True)
 class Settle:
     """Change what is said of a link, in the record only."""
 
-    wanted: Declaration
+    wanted: Declaration[WantedTarget]
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
     """End a link and make it anew: its target is another one."""
 
-    wanted: Declaration
+    wanted: Declaration[WantedTarget]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +158,7 @@ Step: TypeAlias = Detach | Settle | Replace | Move | Attach
 
 
 def difference(
-    wanted: Sequence[Declaration],
+    wanted: Sequence[Declaration[WantedTarget]],
     records: Mapping[str, Record],
     refused: Iterable[str] = (),
     without_program: frozenset[str] = frozenset(),
@@ -182,7 +206,7 @@ def within(file: str, unreadable: Sequence[str]) -> bool:
     return any(file == place or file.startswith(f"{place}/") for place in unreadable)
 
 
-def _conflict(link: Declaration, record: Record) -> str:
+def _conflict(link: Declaration[WantedTarget], record: Record) -> str:
     if record.origin.file or _same_place(link.target, record.target):
         return ""
     return (
@@ -191,13 +215,13 @@ def _conflict(link: Declaration, record: Record) -> str:
     )
 
 
-def _same_place(wanted: WantedTarget | Pattern, has: Target) -> bool:
+def _same_place(wanted: WantedTarget, has: Target) -> bool:
     if isinstance(wanted, CgroupPlace):
         return isinstance(has, CgroupTarget) and has.path == wanted.path
     return wanted == has
 
 
-def _is_applied(link: Declaration, record: Record) -> bool:
+def _is_applied(link: Declaration[WantedTarget], record: Record) -> bool:
     """Whether the declared program was put in place already, whatever a caller has put there since."""
     if record.origin.file:
         return record.origin.program == fingerprint(link.program)
@@ -214,7 +238,7 @@ def _is_from(wanted: DeclaredProgram, source: Source) -> bool:
             return wanted == source
 
 
-def _is_settled(link: Declaration, record: Record) -> bool:
+def _is_settled(link: Declaration[WantedTarget], record: Record) -> bool:
     said = (link.policy, link.lifetime, link.owner, link.origin)
     return said == (record.policy, record.lifetime, record.owner, record.origin)
 
@@ -222,12 +246,18 @@ def _is_settled(link: Declaration, record: Record) -> bool:
 # Templates.
 
 
-def expand(template: Declaration, match: Interface | str) -> Declaration:
+def expand(template: Declaration[Pattern], match: Interface | str) -> Declaration[WantedTarget]:
     """The link that a template makes for one match: an interface, or a cgroup's path."""
-    assert isinstance(template.target, InterfacePattern | CgroupPattern)
-    return replace(
-        template,
-        name=patterns.link_name(template.name, template.target, match),
-        target=patterns.target_on(template.target, match),
+    pattern = template.target
+    return Declaration(
+        name=patterns.link_name(template.name, pattern, match),
+        target=patterns.target_on(pattern, match),
+        program=template.program,
+        asked=template.asked,
+        policy=template.policy,
+        lifetime=template.lifetime,
+        owner=template.owner,
+        file=template.file,
+        line=template.line,
         template=template.name,
     )

@@ -5,14 +5,13 @@ For the worker thread only. What must be compiled first is handed back as pendin
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, assert_never
+from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
 
 from bpflinkd.core import declared
 from bpflinkd.core.declared import (
     Attach,
-    Declaration,
     Declarations,
     DeclaredProgram,
     Detach,
@@ -23,7 +22,14 @@ from bpflinkd.core.declared import (
     Step,
 )
 from bpflinkd.core.errors import BadProgram, BpflinkdError
-from bpflinkd.core.events import CgroupAppeared, CgroupGone, InterfaceChanged, InterfaceGone, Tiding
+from bpflinkd.core.events import (
+    CgroupAppeared,
+    CgroupGone,
+    InterfaceChanged,
+    InterfaceGone,
+    ModuleChanged,
+    Tiding,
+)
 from bpflinkd.core.links import Links
 from bpflinkd.core.model import (
     KeptObject,
@@ -34,17 +40,19 @@ from bpflinkd.core.model import (
     SourceText,
     WantedProgram,
 )
-from bpflinkd.core.patterns import CgroupPattern, Interface, InterfacePattern
 from bpflinkd.core.pending import Pending
 from bpflinkd.core.ports import Kernel, Program, Store
 from bpflinkd.core.requests import AttachRequest, Caller, ReplaceRequest
-from bpflinkd.core.targets import CgroupTarget, IfIndex, XdpHook, XdpTarget
+from bpflinkd.core.targets import CgroupTarget, IfIndex
+from bpflinkd.core.templates import Templates, Wanted
 
 if TYPE_CHECKING:
     from bpflinkd.core.manager import Manager
 
 log = logging.getLogger(__name__)
 
+_Put: TypeAlias = Callable[[Wanted, WantedProgram, Program | None], None]
+"""Puts a program in place that was compiled already, or is to be opened."""
 _ROOT: Final = Caller(uid=0)
 """Files that others could write are not read."""
 
@@ -68,184 +76,90 @@ class Declarer:
         self._links = links
         self._kernel = kernel
         self._store = store
-        self._templates: tuple[Declaration, ...] = ()
-        self._late: dict[str, Declaration] = {}
+        self._templates = Templates(links, kernel)
+        self._late: dict[str, Wanted] = {}
         """Links whose program's pin is not there yet, by name."""
-        self._declined: dict[str, str] = {}
-        """Links that templates do not make, with the match: a caller ended it, or it cannot be made."""
-        self._seen: set[tuple[str, IfIndex]] = set()
-        """Interfaces that the templates were tried on."""
+        self._compiling: set[str] = set()
+        """Links whose program is pending."""
         self._reloads = 0
 
     @property
     def cgroup_patterns(self) -> frozenset[str]:
         """Where cgroups may appear that templates are for."""
-        return frozenset(t.target.path for t in self._templates if isinstance(t.target, CgroupPattern))
+        return self._templates.cgroup_patterns
 
     def reload(self, read: Declarations) -> Outcome:
         """Apply the difference between what the files say and what there is."""
         self._reloads += 1
-        self._declined.clear()
         self._late.clear()
+        self._compiling.clear()
         unreadable = [refused.file for refused in read.refused if not refused.name]
-        plain: list[Declaration] = []
-        templates: list[Declaration] = []
-        for link in read.links:
-            is_template = isinstance(link.target, InterfacePattern | CgroupPattern)
-            (templates if is_template else plain).append(link)
-        # A file that is bad now leaves all that came from it as it is.
-        kept = (t for t in self._templates if declared.within(t.file, unreadable))
-        self._templates = (*templates, *kept)
-        wanted = [*plain, *self._expanded(plain)]
+        self._templates.take(read.templates, unreadable)
+        wanted = [*read.links, *self._templates.everywhere(read.links)]
         records = {name: entry.record for name, entry in self._links.items()}
         lost = frozenset(name for name, entry in self._links.items() if entry.held.program is None)
         steps, conflicts = declared.difference(wanted, records, unreadable, lost)
         outcome = Outcome(refused=[*read.refused, *conflicts])
         outcome.done["unchanged"] = len(wanted) - len(conflicts)
+        for refusal in outcome.refused:
+            log.error("refused: %s", refusal.sentence)
         for step in steps:
             outcome.done["unchanged"] -= not isinstance(step, Detach)
             self._try(step, outcome)
-        for refusal in outcome.refused:
-            log.error("refused: %s", refusal.sentence)
         return outcome
 
     def hear(self, tiding: Tiding) -> list[Pending]:
         """A watcher saw something: make links for new matches of templates."""
-        outcome = Outcome()
         match tiding:
             case InterfaceChanged(ifindex=ifindex, name=name):
-                self._hear_interface(ifindex, name, outcome)
-            case InterfaceGone(ifindex=ifindex, name=name):
-                self._seen.discard((name, ifindex))
-                self._forget_declined(name)
+                entry = self._templates.mismatched(ifindex)
+                if entry is not None:
+                    self._manager.end(entry.record.name, f"{name} does not match any more")
+                return self._cover(self._templates.for_interface(ifindex, name))
             case CgroupAppeared(path=path):
-                self._cover_cgroup(path, outcome)
-            case CgroupGone(path=path):
-                self._forget_declined(path)
-            case _:
+                return self._cover(self._templates.for_cgroup(path))
+            case InterfaceGone(name=match) | CgroupGone(path=match):
+                self._templates.gone(match)
+            case ModuleChanged():
                 pass
-        return outcome.pending
+            case _:
+                assert_never(tiding)
+        return []
 
     def follow(self, ifindex: IfIndex, name: str) -> None:
-        """An interface was renamed, perhaps: what a template made for it goes on under another name."""
-        for entry in tuple(self._links.values()):
-            record = entry.record
-            target = record.target
-            if (
-                not isinstance(target, XdpTarget)
-                or record.hook != XdpHook(ifindex)
-                or target.interface == name
-            ):
-                continue
-            interface = self._kernel.described_interface(ifindex)
-            template = next((t for t in self._templates if t.name == record.origin.template), None)
-            if interface is None or template is None or not isinstance(template.target, InterfacePattern):
-                return
-            if template.target.matches(interface) and target.interface not in interface.altnames:
-                try:
-                    self._manager.rename(record.name, declared.expand(template, interface))
-                except BpflinkdError as error:
-                    log.error("link %r cannot follow its interface: %s", record.name, error)
+        """What a template made for an interface that was renamed goes on under another name."""
+        found = self._templates.renamed(ifindex, name)
+        if found is None:
+            return
+        entry, wanted = found
+        try:
+            self._manager.rename(entry.record.name, wanted)
+        except BpflinkdError as error:
+            log.error("link %r cannot follow its interface: %s", entry.record.name, error)
 
     def sweep(self) -> list[Pending]:
         """Look for matches that no watcher told of, and for pins that have come."""
-        outcome = Outcome()
         for name, link in tuple(self._late.items()):
             del self._late[name]
-            self._try(Attach(link), outcome, quietly=True)
-        for pattern in self.cgroup_patterns:
-            for path in self._kernel.cgroups(pattern):
-                self._cover_cgroup(path, outcome)
-        patterns = [t.target for t in self._templates if isinstance(t.target, InterfacePattern)]
-        if any(pattern.altname for pattern in patterns):
-            # An interface that is down tells nobody of a new alternative name.
-            for interface in self._kernel.described_interfaces():
-                self._cover_interface(interface, outcome)
-        elif patterns:
-            now = {(name, ifindex) for name, ifindex in self._kernel.interfaces().items()}
-            for name, ifindex in now - self._seen:
-                self._hear_interface(ifindex, name, outcome)
-            self._seen &= now
-        return outcome.pending
+            self._try(Attach(link), Outcome(), quietly=True)
+        return self._cover(self._templates.unseen())
 
     def decline(self, record: Record) -> None:
         """A caller ended a link: its template does not make it again while the target is there."""
-        target = record.target
-        if record.origin.template and isinstance(target, XdpTarget):
-            self._declined[record.name] = target.interface
-        elif record.origin.template and isinstance(target, CgroupTarget):
-            self._declined[record.name] = target.path
+        if record.origin.template:
+            self._templates.decline(record.name, record.target)
 
-    # Templates
-
-    def _expanded(self, plain: Iterable[Declaration]) -> Iterator[Declaration]:
-        """A link for each match of each template that is there now; a link of its own goes first."""
-        targets = [link.target for link in plain]
-        targets += [e.record.target for e in self._links.values() if not e.record.origin.file]
-        taken = {target.interface for target in targets if isinstance(target, XdpTarget)}
-        interfaces: tuple[Interface, ...] = ()
-        if any(isinstance(t.target, InterfacePattern) for t in self._templates):
-            interfaces = self._kernel.described_interfaces()
-            self._seen = {(interface.name, interface.ifindex) for interface in interfaces}
-        for template in self._templates:
-            if isinstance(template.target, CgroupPattern):
-                for path in self._kernel.cgroups(template.target.path):
-                    yield declared.expand(template, path)
+    def _cover(self, wanted: Iterable[Wanted]) -> list[Pending]:
+        """Make links that templates ask for."""
+        outcome = Outcome()
+        for link in wanted:
+            if link.name in self._compiling:
                 continue
-            assert isinstance(template.target, InterfacePattern)
-            for interface in interfaces:
-                if template.target.matches(interface) and interface.name not in taken:
-                    taken.add(interface.name)
-                    yield declared.expand(template, interface)
-
-    def _hear_interface(self, ifindex: IfIndex, name: str, outcome: Outcome) -> None:
-        if not any(isinstance(t.target, InterfacePattern) for t in self._templates):
-            return
-        interface = self._kernel.described_interface(ifindex)
-        if interface is None or interface.name != name:
-            return  # another tiding will tell
-        self._seen.add((name, ifindex))
-        self._cover_interface(interface, outcome)
-
-    def _cover_interface(self, interface: Interface, outcome: Outcome) -> None:
-        patterns = {t: t.target for t in self._templates if isinstance(t.target, InterfacePattern)}
-        fitting = [t for t, pattern in patterns.items() if pattern.matches(interface)]
-        holder = self._holder(interface)
-        if holder is not None and holder.origin.template:
-            if holder.origin.template in {t.name for t in fitting}:
-                return
-            # It has another address now, say, and the template is for it no more.
-            self._manager.end(holder.name, f"{interface.name} does not match any more")
-        elif holder is not None:
-            return  # a link of its own goes before any template's
-        for template in fitting[:1]:
-            self._cover(declared.expand(template, interface), interface.name, outcome)
-
-    def _holder(self, interface: Interface) -> Record | None:
-        """The link of ours that is on an interface, or waits for it."""
-        for entry in self._links.values():
-            target = entry.record.target
-            if isinstance(target, XdpTarget) and target.interface == interface.name:
-                return entry.record
-        return None
-
-    def _cover_cgroup(self, path: str, outcome: Outcome) -> None:
-        for template in self._templates:
-            if isinstance(template.target, CgroupPattern) and template.target.matches(path):
-                self._cover(declared.expand(template, path), path, outcome)
-
-    def _cover(self, wanted: Declaration, match: str, outcome: Outcome) -> None:
-        if wanted.name in self._links or wanted.name in self._declined:
-            return
-        before = len(outcome.refused)
-        self._try(Attach(wanted), outcome)
-        for refusal in outcome.refused[before:]:
-            self._declined[wanted.name] = match
-            log.error("refused: %s", refusal.sentence)
-
-    def _forget_declined(self, match: str) -> None:
-        """The match is gone: if it comes again, it is a new one."""
-        self._declined = {name: at for name, at in self._declined.items() if at != match}
+            before = len(outcome.refused)
+            self._try(Attach(link), outcome)
+            if len(outcome.refused) > before:
+                self._templates.decline(link.name, link.target)
+        return outcome.pending
 
     # Steps
 
@@ -253,45 +167,44 @@ class Declarer:
         try:
             self._do(step, outcome)
         except BpflinkdError as error:
-            self._refuse(step, error, outcome, quietly=quietly)
+            if isinstance(step, Detach):
+                log.error("link %r is declared no more and cannot be detached: %s", step.name, error)
+            else:
+                self._refuse(step.wanted, error, outcome, quietly=quietly)
 
-    def _refuse(self, step: Step, error: BpflinkdError, outcome: Outcome, *, quietly: bool = False) -> None:
-        if isinstance(step, Detach):
-            log.error("link %r is declared no more and cannot be detached: %s", step.name, error)
-            return
-        wanted = step.wanted
-        if isinstance(wanted.program, PinnedProgram) and isinstance(step, Attach):
+    def _refuse(
+        self, wanted: Wanted, error: BpflinkdError, outcome: Outcome, *, quietly: bool = False
+    ) -> None:
+        if isinstance(wanted.program, PinnedProgram) and wanted.name not in self._links:
             self._late[wanted.name] = wanted
-        if not quietly:
-            sentence = f"{wanted.place}: link {wanted.name!r}: {error}"
-            outcome.refused.append(
-                Refused(file=wanted.file, name=wanted.name, sentence=sentence, log=error.log)
-            )
+        if quietly:
+            return
+        sentence = f"{wanted.place}: link {wanted.name!r}: {error}"
+        log.error("refused: %s", sentence)
+        outcome.refused.append(Refused(file=wanted.file, name=wanted.name, sentence=sentence, log=error.log))
 
     def _do(self, step: Step, outcome: Outcome) -> None:
-        manager = self._manager
         match step:
             case Detach(name=name):
-                manager.end(name, "it is declared no more")
+                self._manager.end(name, "it is declared no more")
                 outcome.done["detached"] += 1
             case Settle(wanted=wanted):
-                manager.settle(wanted)
+                self._manager.settle(wanted)
                 outcome.done["changed"] += 1
             case Replace(wanted=wanted):
-                self._put(step, wanted, "replaced", outcome)
+                self._put(wanted, self._replace, "replaced", outcome)
             case Move(wanted=wanted):
-                manager.end(wanted.name, f"it is declared on {wanted.target} now")
-                self._put(step, wanted, "moved", outcome)
+                self._put(wanted, self._move, "moved", outcome)
             case Attach(wanted=wanted):
-                self._put(step, wanted, "attached", outcome)
+                self._put(wanted, self._attach, "attached", outcome)
             case _:
                 assert_never(step)
 
-    def _put(self, step: Step, wanted: Declaration, counts_as: str, outcome: Outcome) -> None:
-        """Attach or replace, now or when the source was compiled."""
+    def _put(self, wanted: Wanted, how: _Put, counts_as: str, outcome: Outcome) -> None:
+        """Put a program in place, now or when it was compiled."""
         program = self._openable(wanted.program)
         if not isinstance(program, SourceText):
-            self._put_now(wanted, program, None)
+            how(wanted, program, None)
             outcome.done[counts_as] += 1
             return
         reload = self._reloads
@@ -300,28 +213,20 @@ class Declarer:
             if reload != self._reloads:
                 loaded.close()  # a later reload has seen to this link
                 return
-            try:
-                self._put_now(wanted, program, loaded)
-                outcome.done[counts_as] += 1
-            except BpflinkdError as error:
-                failed(error)
+            how(wanted, program, loaded)
+            self._compiling.discard(wanted.name)
+            outcome.done[counts_as] += 1
 
         def failed(error: BpflinkdError) -> None:
-            self._refuse(step, error, outcome)
-            log.error("refused: %s", outcome.refused[-1].sentence)
+            self._compiling.discard(wanted.name)
+            self._refuse(wanted, error, outcome)
 
-        assert not isinstance(wanted.target, InterfacePattern | CgroupPattern)
+        self._compiling.add(wanted.name)
         outcome.pending.append(
             Pending(source=program, target=wanted.target, compiled=compiled, failed=failed)
         )
 
-    def _put_now(self, wanted: Declaration, program: WantedProgram, loaded: Program | None) -> None:
-        assert not isinstance(wanted.target, InterfacePattern | CgroupPattern)
-        if wanted.name in self._links:
-            self._manager.settle(wanted, program_too=False)
-            swap = ReplaceRequest(caller=_ROOT, name=wanted.name, program=program, origin=wanted.origin)
-            self._manager.replace(swap, loaded)
-            return
+    def _attach(self, wanted: Wanted, program: WantedProgram, loaded: Program | None) -> None:
         request = AttachRequest(
             caller=_ROOT,
             name=wanted.name,
@@ -334,6 +239,22 @@ class Declarer:
             origin=wanted.origin,
         )
         self._manager.attach(request, loaded)
+
+    def _replace(self, wanted: Wanted, program: WantedProgram, loaded: Program | None) -> None:
+        self._manager.settle(wanted, program_too=False)
+        request = ReplaceRequest(caller=_ROOT, name=wanted.name, program=program, origin=wanted.origin)
+        self._manager.replace(request, loaded)
+
+    def _move(self, wanted: Wanted, program: WantedProgram, loaded: Program | None) -> None:
+        # A program that cannot be loaded must not cost the link that there is.
+        given = isinstance(wanted.target, CgroupTarget)
+        loaded = loaded or self._kernel.open_program(program, wanted.target, given=given)
+        try:
+            self._manager.end(wanted.name, f"it is declared on {wanted.target} now")
+        except BaseException:
+            loaded.close()
+            raise
+        self._attach(wanted, program, loaded)
 
     def _openable(self, program: DeclaredProgram) -> WantedProgram:
         """With its bytes, where only our store has them."""

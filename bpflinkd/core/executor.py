@@ -25,7 +25,7 @@ from bpflinkd.core.actions import (
     SwapLink,
 )
 from bpflinkd.core.errors import BpflinkdError, Internal, StorageFailed
-from bpflinkd.core.model import NO_PROGRAM, Record
+from bpflinkd.core.model import NO_PROGRAM
 from bpflinkd.core.ports import Kernel, Link, Pins, Program, Store
 from bpflinkd.core.targets import Target
 
@@ -50,11 +50,15 @@ class Executor:
         self._pins = pins
         self._store = store
 
-    def run(self, actions: Sequence[Action], target: Target, held: Held) -> Held:
+    def run(self, actions: Sequence[Action], target: Target, held: Held, *, healing: bool = False) -> Held:
         """Perform all actions, or none.
 
         The point of no return is the first action of `_FINAL`: what fails after it is logged, and
         finished at the next start, never undone. Superseded handles are left for the caller to close.
+
+        Args:
+            healing: what was promised before is put in order. That must not depend on room for records: what
+                cannot be written now is healed again at another start.
 
         Returns:
             What is held afterwards.
@@ -65,12 +69,12 @@ class Executor:
             try:
                 held = self._perform(action, target, held, undo)
             except BaseException as error:
-                if committed and isinstance(error, BpflinkdError):
-                    log.error("%s is left to the next start: %s", type(action).__name__, error)
-                    continue
-                if not committed:
-                    _unwind(undo)
-                raise
+                unwritten = healing and isinstance(error, StorageFailed)
+                if not (unwritten or (committed and isinstance(error, BpflinkdError))):
+                    if not committed:
+                        _unwind(undo)
+                    raise
+                log.error("%s is left to the next start: %s", type(action).__name__, error)
             committed = committed or isinstance(action, _FINAL)
         return held
 
@@ -102,7 +106,7 @@ class Executor:
             case SaveDone(record=record):
                 store.commit(record)
             case NoteHook(record=record):
-                _note_hook(store, record)
+                store.note_hook(record)
             case Promote(name=name):
                 pins.promote(name)
             case Evict(hook=hook, occupant=occupant):
@@ -127,13 +131,6 @@ class Executor:
             case _:
                 assert_never(action)
         return held
-
-
-def _note_hook(store: Store, record: Record) -> None:
-    try:
-        store.note_hook(record)
-    except StorageFailed as error:
-        log.error("link %r is attached again, which is not recorded: %s", record.name, error)
 
 
 def _unwind(undo: list[Callable[[], None]]) -> None:

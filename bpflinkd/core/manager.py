@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from bpflinkd.core import names, plan
-from bpflinkd.core.declared import Declaration, Declarations
+from bpflinkd.core.declared import Declarations
 from bpflinkd.core.declarer import Declarer, Outcome
 from bpflinkd.core.errors import BadProgram, HookGone, NameTaken
 from bpflinkd.core.events import (
@@ -47,6 +47,7 @@ from bpflinkd.core.targets import (
     WantedTarget,
     XdpTarget,
 )
+from bpflinkd.core.templates import Wanted
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +191,7 @@ class Manager:
         self._links.drop(name)
         self._publish(LinkRemoved(view=view, reason=reason))
 
-    def rename(self, name: str, wanted: Declaration) -> None:
+    def rename(self, name: str, wanted: Wanted) -> None:
         """Call a link of a template as its target is called now; what it does in the kernel goes on."""
         entry = self._links.named(name)
         assert isinstance(wanted.target, XdpTarget)
@@ -205,7 +206,7 @@ class Manager:
         self._publish(LinkRemoved(view=before, reason=f"its interface was renamed: it is {after.name} now"))
         self._publish(LinkAdded(view=entry.view()))
 
-    def settle(self, wanted: Declaration, *, program_too: bool = True) -> None:
+    def settle(self, wanted: Wanted, *, program_too: bool = True) -> None:
         """Let a link be as its declaration says, all but what is in the kernel.
 
         Args:

@@ -158,7 +158,7 @@ class Observer:
         """Do what the verdict asks; returns the health that results."""
         try:
             record = verdict.record or entry.record
-            held = self._executor.run(verdict.actions, record.target, entry.held)
+            held = self._executor.run(verdict.actions, record.target, entry.held, healing=True)
         except BpflinkdError as error:
             state = State.DISPLACED if isinstance(error, HookBusy) else State.FAILED
             since = entry.health.since if entry.health.state is state else verdict.health.since

@@ -11,6 +11,7 @@ from bpflinkd.core.links import Entry, Links
 from bpflinkd.core.model import (
     Health,
     PinnedProgram,
+    ProgId,
     Record,
     SourceText,
     State,
@@ -19,7 +20,7 @@ from bpflinkd.core.model import (
 )
 from bpflinkd.core.observer import Observer
 from bpflinkd.core.pending import Pending
-from bpflinkd.core.ports import Clock, Kernel, Pins, Program, Publish, Store, Stored
+from bpflinkd.core.ports import Clock, Kernel, Link, Pins, Program, Publish, Store, Stored
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class TakeBack:
         decision = recovery.recover(item, pinned)
         if decision.healed:
             self._publish(Healed(name=name, sentence=decision.healed))
-        held = self._executor.run(decision.actions, item.latest.target, decision.held)
+        held = self._executor.run(decision.actions, item.latest.target, decision.held, healing=True)
         record = decision.record
         # A kprobe's link ends with its last descriptor: none may stay open for a link that is no more.
         kept = (held.link, held.program) if record is not None else ()
@@ -97,6 +98,8 @@ class TakeBack:
         unknown = Health(state=State.WAITING, reason="", since=self._clock())
         entry = Entry(record=record, health=unknown, held=held)
         self._links.add(entry)
+        if held.program is not None and self._runs(held.link, held.program.info.id):
+            self._amend(entry, held.program)
         if held.program is None:
             waits = self._to_compile(entry)
             if waits is not None:
@@ -127,10 +130,25 @@ class TakeBack:
         image = self._store.image(source.sha256) if isinstance(source, StoredObject) else None
         self._take(entry, self._kernel.reload_program(source, image, record.target))
 
+    def _still_runs(self, entry: Entry) -> bool:
+        return self._runs(entry.held.link, entry.record.generation.program.id)
+
     @staticmethod
-    def _still_runs(entry: Entry) -> bool:
-        link = entry.held.link
-        return link is not None and link.facts().prog_id == entry.record.generation.program.id
+    def _runs(link: Link | None, prog_id: ProgId) -> bool:
+        facts = link.facts() if link is not None else None
+        return facts is not None and facts.hook is not None and facts.prog_id == prog_id
+
+    def _amend(self, entry: Entry, program: Program) -> None:
+        """Record which program it is that was loaded again, and so has another kernel id."""
+        record = entry.record
+        if record.generation.program == program.info:
+            return
+        entry.record = replace(record, generation=replace(record.generation, program=program.info))
+        try:
+            self._store.amend(entry.record)
+        except StorageFailed as error:
+            # The pin tells at the next start which program it is.
+            log.error("link %r has its program again, which is not recorded: %s", record.name, error)
 
     def _take(self, entry: Entry, program: Program) -> None:
         """A program was loaded again: it has another kernel id, and pins of its own."""
@@ -142,13 +160,8 @@ class TakeBack:
         except BaseException:
             program.close()
             raise
-        entry.record = replace(record, generation=replace(record.generation, program=program.info))
         entry.held = replace(entry.held, program=program)
-        try:
-            self._store.amend(entry.record)
-        except StorageFailed as error:
-            # The pin tells at the next start which program it is.
-            log.error("link %r has its program again, which is not recorded: %s", record.name, error)
+        self._amend(entry, program)
 
     def _to_compile(self, entry: Entry) -> Pending | None:
         """What a link waits for whose program must be compiled again."""

@@ -135,7 +135,8 @@ class SqliteStore:
         sha256 = source.sha256 if isinstance(source, StoredObject | StoredSource) else None
         with self._transaction(durable=False) as db:
             if generation.number == 1:
-                db.execute("DELETE FROM link WHERE name = ? AND ending", (record.name,))
+                # What could not be removed, or forgotten, when there was no room.
+                db.execute("DELETE FROM link WHERE name = ? AND (ending OR generation = 0)", (record.name,))
                 db.execute(
                     "INSERT INTO link (name, target, owner_uid, policy, lifetime, created,"
                     " file, template, declared) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",

@@ -11,10 +11,10 @@ import time
 import pytest
 from gi.repository import GLib
 
-from tests.kernel.test_replace import REPO, load_counters, snapshot
+from tests.kernel.test_replace import REPO, load_counters
 from tests.lab import Daemon, World
 from tests.lab.compiled import program
-from tests.lab.daemon import Refused, builtin, by_id, elf, pinned
+from tests.lab.daemon import builtin, by_id, elf, pinned
 from tests.lab.world import run, until
 
 
@@ -280,42 +280,6 @@ def test_state_of_a_newer_release(daemon: Daemon) -> None:
     done = _start(daemon)
     assert done.returncode == 1
     assert "of a newer bpflinkd" in done.stderr
-
-
-def test_full_disk(world: World) -> None:
-    place = world.dir / "state"
-    place.mkdir()
-    run("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place)
-    daemon = world.daemon("--sweep-interval", "0.1")
-    try:
-        daemon.attach("edge", {"xdp": "v0"}, elf(program("count"), "count_old"))
-        filler = place / "filler"
-        with filler.open("wb", buffering=0) as file:
-            try:
-                while file.write(b"x" * 4096):
-                    pass
-            except OSError:
-                pass
-        before = snapshot(daemon)
-        with pytest.raises(Refused, match="full") as refusal:
-            for _ in range(200):  # until the write-ahead log has no room left in what it has
-                daemon.replace("edge", elf(program("count"), "count_new"))
-                before = snapshot(daemon)
-                daemon.replace("edge", elf(program("count"), "count_old"))
-                before = snapshot(daemon)
-        assert refusal.value.name == "StorageFailed"
-        assert snapshot(daemon) == before
-        with pytest.raises(Refused) as refusal:
-            daemon.attach("more", {"xdp": "v1"}, elf(program("single")))
-        assert refusal.value.name == "StorageFailed"
-        assert "prog/xdp" not in world.ip("link", "show", "v1")
-        filler.unlink()
-        daemon.attach("more", {"xdp": "v1"}, elf(program("single")))
-        daemon.restart(signal.SIGKILL)
-        assert {link["State"] for link in daemon.links().values()} == {"active"}
-    finally:
-        daemon.end()
-        run("umount", place)
 
 
 def test_stopping_changes_nothing_and_needs_no_force(daemon: Daemon) -> None:

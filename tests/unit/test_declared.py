@@ -32,7 +32,7 @@ from bpflinkd.core.model import (
     SourceText,
     StoredObject,
 )
-from bpflinkd.core.targets import CgroupPlace, CgroupTarget, XdpMode, XdpTarget
+from bpflinkd.core.targets import CgroupPlace, CgroupTarget, WantedTarget, XdpMode, XdpTarget
 from tests.unit.fakes import ETH0, record
 
 PASS = Builtin(name="pass")
@@ -41,7 +41,7 @@ OBJECT = ObjectImage(data=b"elf", sha256="ab" * 32, program=None)
 FROM_FILE = Origin(file=FILE, program=fingerprint(PASS))
 
 
-def declared(**changes: Any) -> Declaration:
+def declared(**changes: Any) -> Declaration[WantedTarget]:
     return replace(Declaration(name="edge", target=ETH0, program=PASS, file=FILE, line=3), **changes)
 
 
@@ -50,7 +50,7 @@ def has(source: Source = PASS, origin: Origin = FROM_FILE, **changes: Any) -> Re
     return replace(found, generation=replace(found.generation, source=source))
 
 
-def steps(wanted: Declaration | None, there: Record | None, **more: Any) -> list[Step]:
+def steps(wanted: Declaration[WantedTarget] | None, there: Record | None, **more: Any) -> list[Step]:
     found, refused = difference([wanted] if wanted else [], {there.name: there} if there else {}, **more)
     assert not refused
     return found
@@ -97,7 +97,7 @@ CALLERS_OBJECT = StoredObject(sha256="ab" * 32, program="count")
         pytest.param(None, has(PASS, BY_CALLER), None, id="never declared"),
     ],
 )
-def test_one_link(wanted: Declaration | None, there: Record | None, kind: type | None) -> None:
+def test_one_link(wanted: Declaration[WantedTarget] | None, there: Record | None, kind: type | None) -> None:
     assert [type(step) for step in steps(wanted, there)] == ([kind] if kind else [])
 
 

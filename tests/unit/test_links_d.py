@@ -127,7 +127,7 @@ def sha256(data: bytes) -> str:
     ],
 )
 def test_targets(directory: Path, text: str, target: object) -> None:
-    (declaration,) = one(directory, f'[[link]]\nname = "x"\n{text}\n{PASS}').links
+    (declaration,) = one(directory, f'[[link]]\nname = "x"\n{text}\n{PASS}')
     assert declaration.target == target
 
 
@@ -598,4 +598,4 @@ def test_a_removed_file_is_forgotten(directory: Path) -> None:
 
 
 def test_the_longest_name_of_a_template_is_the_cores(directory: Path) -> None:
-    assert len(one(directory, link("x" * patterns.MAX_TEMPLATE, "xdp:v*")).links) == 1
+    assert len(one(directory, link("x" * patterns.MAX_TEMPLATE, "xdp:v*")).templates) == 1
