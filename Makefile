@@ -7,9 +7,9 @@ DESTDIR ?=
 
 # What Debian has and PyPI has not, or has under other names; clang compiles our BPF C.
 PACKAGES := python3-venv python3-gi python3-pydbus python3-systemd gir1.2-json-1.0 libbpf1 \
-	python3-bpfcc libbpf-dev linux-libc-dev clang dbus iproute2 bpftool xdp-tools util-linux bsdutils systemd
+	python3-bpfcc libbpf-dev linux-libc-dev clang dbus iproute2 bpftool xdp-tools util-linux bsdutils systemd strace
 # What boots other kernels: virtme-ng itself comes from PyPI.
-GUEST_PACKAGES := qemu-system-x86 udev kmod file
+GUEST_PACKAGES := qemu-system-x86 udev kmod file mmdebstrap e2fsprogs
 STAMP := .venv/built
 
 .DEFAULT_GOAL := help
@@ -48,7 +48,7 @@ unit: build
 kernel: build
 	$(BIN)/python -m pytest -q tests/kernel
 
-integration: build guest-packages ## Every promise for every kind of link, here and on other kernels in guests; a table.
+integration: build guest-packages ## Every promise, here, on other kernels in guests, and under systemd; a table.
 	$(BIN)/python -m integration $(KERNELS)
 
 format: build ## Bring the code into its form.
@@ -69,6 +69,7 @@ TMPFILESDIR := $(PREFIX)/lib/tmpfiles.d
 POLICYDIR := $(PREFIX)/share/dbus-1/system.d
 ACTIVATIONDIR := $(PREFIX)/share/dbus-1/system-services
 DOCDIR := $(PREFIX)/share/doc/bpflinkd
+UNITS := bpflinkd.service bpflinkd-compiler.socket bpflinkd-compiler@.service
 # Declared links: the vendor's and the administrator's. Files in them are not ours.
 LINKDIRS := $(LIBDIR)/links.d /etc/bpflinkd/links.d
 DIRS := $(PREFIX)/bin $(VENV) $(UNITDIR) $(CATALOGDIR) $(SYSUSERSDIR) $(TMPFILESDIR) $(POLICYDIR) \
@@ -92,7 +93,11 @@ install: ## Install program, units, D-Bus files and pages below DESTDIR.
 	# Compiled now: the service cannot write there.
 	$(PYTHON) -m compileall -q $(if $(DESTDIR),-s $(DESTDIR)) $(DESTDIR)$(VENV)/lib
 	ln -sf $(VENV)/bin/bpflinkd $(VENV)/bin/bpflinkctl $(DESTDIR)$(PREFIX)/bin/
-	sed 's|@BINDIR@|$(PREFIX)/bin|; s|@DOCDIR@|$(DOCDIR)|' units/bpflinkd.service > $(DESTDIR)$(UNITDIR)/bpflinkd.service
+	@compiler=$$(cd $(DESTDIR)$(VENV) && echo lib/python3*/site-packages/bpflinkd/compiler.py); \
+	for unit in $(UNITS); do \
+		sed "s|@BINDIR@|$(PREFIX)/bin|; s|@DOCDIR@|$(DOCDIR)|; s|@COMPILER@|$(VENV)/$$compiler|" units/$$unit \
+			> $(DESTDIR)$(UNITDIR)/$$unit || exit; \
+	done
 	install -m 644 units/bpflinkd.catalog $(DESTDIR)$(CATALOGDIR)/bpflinkd.catalog
 	install -m 644 units/bpflinkd.sysusers.conf $(DESTDIR)$(SYSUSERSDIR)/bpflinkd.conf
 	install -m 644 units/bpflinkd.tmpfiles.conf $(DESTDIR)$(TMPFILESDIR)/bpflinkd.conf
@@ -105,11 +110,11 @@ install: ## Install program, units, D-Bus files and pages below DESTDIR.
 	fi
 
 uninstall: ## Remove what install put there; links stay attached, records and declared links stay.
-	@if $(LIVE); then systemctl disable --now bpflinkd.service || true; fi
+	@if $(LIVE); then systemctl disable --now bpflinkd.service bpflinkd-compiler.socket || true; fi
 	@made=$$(sort -ru $(DESTDIR)$(VENV)/directories 2>/dev/null); \
 	rm -rf $(DESTDIR)$(VENV) $(DESTDIR)$(DOCDIR)/*.md; \
 	rm -f $(DESTDIR)$(PREFIX)/bin/bpflinkd $(DESTDIR)$(PREFIX)/bin/bpflinkctl \
-		$(DESTDIR)$(UNITDIR)/bpflinkd.service $(DESTDIR)$(CATALOGDIR)/bpflinkd.catalog \
+		$(addprefix $(DESTDIR)$(UNITDIR)/,$(UNITS)) $(DESTDIR)$(CATALOGDIR)/bpflinkd.catalog \
 		$(DESTDIR)$(SYSUSERSDIR)/bpflinkd.conf $(DESTDIR)$(TMPFILESDIR)/bpflinkd.conf \
 		$(DESTDIR)$(POLICYDIR)/org.bpflinkd1.conf $(DESTDIR)$(ACTIVATIONDIR)/org.bpflinkd1.service; \
 	for path in $$made; do [ ! -d "$(DESTDIR)$$path" ] || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$path"; done

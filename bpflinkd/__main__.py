@@ -36,6 +36,12 @@ _Dir = click.Path(path_type=Path, readable=False)
 @click.option(
     "--compile-timeout", type=float, metavar="S", help="Seconds a C source may take.  [default: 60]"
 )
+@click.option(
+    "--compiler-socket",
+    type=_Dir,
+    envvar="BPFLINKD_COMPILER_SOCKET",
+    help="Where compilers of C wait.  [default: start one]",
+)
 def main(config_dir: Path, **given: Any) -> None:
     """Own this host's BPF attachments: run until stopped. Stopping changes nothing in the kernel.
 

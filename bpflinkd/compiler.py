@@ -1,20 +1,25 @@
 """The process that compiles C with bcc, loads one function of it, sends the fds, and ends.
 
-Run as `python compiler.py FD MEMORY SECONDS`: FD is its end of a SOCK_SEQPACKET pair, MEMORY bytes of
-address space and SECONDS of processor time are its limits. Clang and LLVM live here and never in the daemon.
+Run as `python compiler.py` with its end of a SOCK_SEQPACKET connection as fd 0: by systemd as the unit
+`bpflinkd-compiler@`, or by a daemon that is not a service, as a child. Clang and LLVM live here and never in
+the daemon.
 
-The daemon runs this file as a text of its own (`kernel.compile` says why), so it imports nothing of
-bpflinkd: only the standard library, and Debian's bcc.
+It is run as a text of its own, by another Python than the daemon's, so it imports nothing of bpflinkd: only
+the standard library, and Debian's bcc.
 
-It takes one message: JSON `{"function": str | null, "type": int, "attach_type": int}`, with an fd of the
-source. It answers one: JSON `{"kind": str, "log": [start, end], ...}`, where `log` is the part of what was
-written to fd 2, by offset, that belongs to the answer. The kinds:
+It takes one message: JSON `{"do": "compile", "function": str | null, "type": int, "attach_type": int}` or
+`{"do": "probe"}`, with the limits `"memory"`, bytes of address space, and `"seconds"` of processor time; and
+two fds: the source, and a file for all that is said on the way, which becomes fds 1 and 2. It answers one:
+JSON `{"kind": str, "log": [start, end], ...}`, where `log` is the part of that file, by offset, that belongs
+to the answer. The kinds:
 
+    ready        to a probe: sources can be compiled
+    no-bcc       they cannot: Debian's bcc is not there
+    headers      they cannot: the headers of the running kernel are not there, or bcc did not find them
     loaded       `function`: its name, `maps`: names; the program's fd comes along, then one for each map
     no-function  `functions`: what the source has
     compile      clang refused the source
     maps         it compiled, and a map could not be created
-    headers      bcc found no kernel headers
     verifier     the verifier refused `function`
     load         the kernel refused `function` for another reason; `errno` says which
     memory       Python ran out of it; LLVM would abort instead
@@ -22,11 +27,15 @@ written to fd 2, by offset, that belongs to the answer. The kinds:
 """
 
 import ctypes
+import fcntl
 import importlib
+import importlib.machinery
 import json
 import os
+import platform
 import re
 import resource
+import select
 import socket
 import sys
 from typing import Any, Final
@@ -56,6 +65,8 @@ def limit(memory: int, seconds: int) -> None:
         # It starts neither processes nor threads, so killing it kills all of it.
         resource.RLIMIT_NPROC: 0,
         resource.RLIMIT_NOFILE: 1024,
+        # Or a source that takes long would keep all others from a processor.
+        resource.RLIMIT_RTPRIO: 0,
     }
     for which, most in kept.items():
         resource.setrlimit(which, (most, most))
@@ -63,8 +74,35 @@ def limit(memory: int, seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
 
 
+def end_with(channel: socket.socket) -> None:
+    """Be killed at once when the other end is closed: whoever asked gave up, or is gone.
+
+    SIGIO comes for anything that happens to the channel, and the other end sends nothing more. Its default
+    action is the end, whatever LLVM is doing; a handler of Python's would wait. Source: unix_release_sock().
+    """
+    fcntl.fcntl(channel, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(channel, fcntl.F_SETFL, fcntl.fcntl(channel, fcntl.F_GETFL) | os.O_ASYNC)
+    closed = select.poll()
+    closed.register(channel, 0)
+    if closed.poll(0):  # before that
+        os._exit(0)
+
+
+def lacking() -> str:
+    """The kind of answer that tells what this host lacks to compile C; empty where it lacks nothing."""
+    # The search path is given: what another Python sees is not what this one does.
+    if importlib.machinery.PathFinder.find_spec("bcc", [_DIST_PACKAGES]) is None:
+        return "no-bcc"
+    # Headers within the kernel (/sys/kernel/kheaders.tar.xz) do not help: Debian's kernels have none, and bcc
+    # would unpack them to /tmp with tar, while this process may start no other.
+    return "" if os.path.isdir(f"/lib/modules/{platform.release()}/build") else "headers"
+
+
 def answer(request: dict[str, Any], source: bytes) -> tuple[dict[str, Any], list[int]]:
     """Do what is asked. Returns the answer, and the fds that go with it."""
+    lacks = lacking()
+    if lacks or request["do"] == "probe":
+        return {"kind": lacks or "ready", "log": [0, 0]}, []
     if _DIST_PACKAGES not in sys.path:
         sys.path.append(_DIST_PACKAGES)
     bcc: Any = importlib.import_module("bcc")
@@ -152,18 +190,22 @@ def _said() -> int:
     return os.lseek(2, 0, os.SEEK_CUR)
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Serve one request and end."""
-    channel_fd, memory, seconds = (int(word) for word in arguments)
-    limit(memory, seconds)
-    with socket.socket(fileno=channel_fd) as channel:
-        message, fds, _, _ = socket.recv_fds(channel, _MESSAGE, 1)
+    with socket.socket(fileno=0) as channel:
+        message, fds, _, _ = socket.recv_fds(channel, _MESSAGE, 2)
         if not message:
             return
+        source_fd, log_fd = fds
+        os.dup2(log_fd, 1)
+        os.dup2(log_fd, 2)
+        end_with(channel)
+        request = json.loads(message)
+        limit(request["memory"], request["seconds"])
         fds_to_send: list[int] = []
         try:
-            source = os.pread(fds[0], os.fstat(fds[0]).st_size, 0)
-            said, fds_to_send = answer(json.loads(message), source)
+            source = os.pread(source_fd, os.fstat(source_fd).st_size, 0)
+            said, fds_to_send = answer(request, source)
         except MemoryError:
             said = {"kind": "memory", "log": [0, 0]}
         except Exception as error:  # the daemon is told whatever it is  # noqa: BLE001, RUF100
@@ -175,4 +217,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -75,7 +75,9 @@ class Daemon:
         pins = PinDirectory(config.bpffs, systemd.FdStore())
         self._worker = Worker("kernel")
         self._compiler = Worker("compiler")
-        kernel = LinuxKernel(compile_limits=Limits(seconds=config.compile_timeout))
+        kernel = LinuxKernel(
+            compile_limits=Limits(seconds=config.compile_timeout), compiler_socket=config.compiler_socket
+        )
         self._manager = Manager(kernel, pins, self._store, self._published, _now, _ticks)
         self._compiling = Compiling(self._manager, self._worker, self._compiler)
         self._files = LinksDirectory(directories(config.config_dir))

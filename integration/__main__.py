@@ -1,4 +1,5 @@
-"""`python -m integration`: the conformance suite on this kernel and in guests, and a table.
+"""`python -m integration`: the conformance suite on this kernel and in guests, and a table; the service
+under a real systemd.
 
 Exit codes: 0 every promise kept or not supported by the kernel, 1 one is broken or could not be tried.
 """
@@ -21,7 +22,8 @@ from integration.guest import kernels, machine, suite
 from integration.guest.suite import Outcome, Report
 
 HERE: Final = "here"
-PLACES: Final = (HERE, *kernels.SUITES)
+SYSTEMD: Final = "systemd"
+PLACES: Final = (HERE, *kernels.SUITES, SYSTEMD)
 WORK: Final = machine.REPO / "build" / "guests"
 INSTALLED: Final = WORK / "installed"
 
@@ -30,7 +32,10 @@ INSTALLED: Final = WORK / "installed"
 @click.argument("places", nargs=-1, type=click.Choice(PLACES))
 @click.option("--quiet", is_flag=True, help="Only the table.")
 def main(places: Sequence[str], quiet: bool) -> None:
-    """Try every promise here and on Debian's kernels in guests; PLACES chooses some of them."""
+    """Try every promise here, on Debian's kernels in guests, and as a service under systemd.
+
+    PLACES chooses some of them.
+    """
     console = Console(width=max(Console().width, 132), highlight=False)
     begun = time.monotonic()
 
@@ -61,6 +66,8 @@ def main(places: Sequence[str], quiet: bool) -> None:
 def _report(place: str, hear: Callable[[str], None]) -> Report:
     if place == HERE:
         return suite.on_this_machine(WORK / place, hear)
+    if place == SYSTEMD:
+        return suite.under_systemd(WORK / place, hear)
     try:
         kernel = kernels.get(place)
     except kernels.KernelError as error:

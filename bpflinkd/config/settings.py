@@ -32,6 +32,8 @@ class Config:
     """Seconds between two sweeps."""
     compile_timeout: float = 60.0
     """Seconds that compiling one C source may take."""
+    compiler_socket: Path | None = None
+    """Where compilers of C wait to be asked; without one each is started for it."""
 
 
 _SETTINGS: Final = {
@@ -41,6 +43,7 @@ _SETTINGS: Final = {
     "runtime-dir": "path",
     "sweep-interval": "number",
     "compile-timeout": "number",
+    "compiler-socket": "path",
 }
 
 

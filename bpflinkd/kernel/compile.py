@@ -1,14 +1,12 @@
 """C source for bcc: from bytes to a loaded program with its maps, or to a sentence that says why not.
 
-Clang reads what anybody may write, so it runs in a process of its own (`bpflinkd/compiler.py`), as nobody,
-with the capabilities that loading takes and no other, and its answer is not trusted. The daemon never
-imports bcc.
+Clang reads what anybody may write, so it runs in a process of its own (`bpflinkd/compiler.py`), unprivileged
+but for the capabilities that loading takes, and its answer is not trusted. The daemon never imports bcc.
 """
 
 import errno
 import functools
 import hashlib
-import importlib.machinery
 import json
 import os
 import platform
@@ -16,37 +14,57 @@ import re
 import signal
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any, Final
 
+from bpflinkd import compiler
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.errors import BadProgram, BpflinkdError, Internal, NotSupported, VerifierRejected
 from bpflinkd.core.model import MAX_SOURCE, StoredSource
 from bpflinkd.kernel import helper, info, objects
-from bpflinkd.kernel.helper import Limits
+from bpflinkd.kernel.helper import Answer, Ending, Limits, Spawned, Way
 from bpflinkd.kernel.program import HeldProgram, require_program_fd
 
 LIMITS: Final = Limits()
-_DIST_PACKAGES: Final = "/usr/lib/python3/dist-packages"
+_PROBE_LIMITS: Final = Limits(seconds=10.0)
+JOURNAL: Final = "journalctl -u 'bpflinkd-compiler@*'"
+"""Where there is more of a compiler that is not our child."""
 
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _ERROR: Final = re.compile(r"^(\S+:\d+:\d+): (?:fatal )?error: (.*)$", re.MULTILINE)
 _MEMORY_SIGNS: Final = ("out of memory", "bad_alloc", "Cannot allocate memory")
 
 
-def unsupported() -> str:
-    """Why C source cannot be compiled on this host, as a sentence; empty where it can."""
-    # The search path is given: what our own interpreter sees is not what the helper's does.
-    if importlib.machinery.PathFinder.find_spec("bcc", [_DIST_PACKAGES]) is None:
+def unsupported(compiler_socket: Path | None = None) -> str:
+    """Why C source cannot be compiled on this host, as a sentence; empty where it can.
+
+    Args:
+        compiler_socket: as for `compile_source`. A compiler there is asked, as we may not see what it does:
+            ProtectKernelModules= hides the headers from us. That takes as long as Python takes to start.
+    """
+    if compiler_socket is None:
+        lacks = compiler.lacking()
+        return _lack(lacks) if lacks else ""
+    try:
+        answer = helper.ask(compiler_socket, {"do": "probe"}, b"", _PROBE_LIMITS)
+    except BpflinkdError as error:
+        return str(error)
+    for fd in answer.fds:
+        os.close(fd)
+    if not isinstance(answer.said, bytes):
+        return f"C source cannot be compiled: the compiler process did not answer; see {JOURNAL}"
+    said = _parsed(answer.said, answer.log)
+    return "" if said["kind"] == "ready" else str(_refusal(said, None, _PROBE_LIMITS))
+
+
+def _lack(kind: str) -> str:
+    if kind == "no-bcc":
         return "C source cannot be compiled: bcc is not there; install the package python3-bpfcc"
     release = platform.release()
-    # Headers within the kernel (/sys/kernel/kheaders.tar.xz) do not help: Debian's kernels have none, and
-    # bcc would unpack them to /tmp with tar, while the helper may neither start programs nor write.
-    if not os.path.isdir(f"/lib/modules/{release}/build"):
-        return (
-            f"C source cannot be compiled: the headers of the running kernel ({release}) are not there; "
-            f"install the package linux-headers-{release}"
-        )
-    return ""
+    return (
+        f"C source cannot be compiled: the headers of the running kernel ({release}) are not there; "
+        f"install the package linux-headers-{release}"
+    )
 
 
 def read_source(fd: int) -> bytes:
@@ -69,24 +87,32 @@ def check_source(source: bytes) -> None:
 
 
 def compile_source(
-    source: bytes, function: str | None, attach_type: AttachType, *, limits: Limits = LIMITS
+    source: bytes,
+    function: str | None,
+    attach_type: AttachType,
+    *,
+    limits: Limits = LIMITS,
+    compiler_socket: Path | None = None,
 ) -> HeldProgram:
     """Compile C with bcc and load one function of it, with all maps of the source. Nothing is attached.
 
     Args:
         function: its name; None where the source holds exactly one.
         attach_type: what it will be attached as; C says nothing of it.
+        compiler_socket: where systemd starts a compiler for each connection; None: start one as a child.
 
     Raises:
         BadProgram: it does not compile, lacks the function, or takes more time or memory than `limits`.
         VerifierRejected: the kernel's verifier refused it.
-        NotSupported: bcc or the kernel's headers are not installed; nothing was started.
-        Internal: the helper could not be started, or answered nonsense.
+        NotSupported: bcc or the kernel's headers are not installed, or nobody listens at the socket.
+        Internal: the compiler could not be started, or answered nonsense.
     """
+    if compiler_socket is not None:
+        return run_helper(compiler_socket, source, function, attach_type, limits=limits)
     reason = unsupported()
     if reason:
         raise NotSupported(reason)
-    return run_helper(_script(), source, function, attach_type, limits=limits)
+    return run_helper(Spawned(script=_script()), source, function, attach_type, limits=limits)
 
 
 @functools.cache
@@ -95,40 +121,51 @@ def _script() -> bytes:
 
 
 def run_helper(
-    script: bytes,
-    source: bytes,
-    function: str | None,
-    attach_type: AttachType,
-    *,
-    limits: Limits = LIMITS,
-    launcher: tuple[str, ...] = helper.LAUNCHER,
+    way: Way, source: bytes, function: str | None, attach_type: AttachType, *, limits: Limits = LIMITS
 ) -> HeldProgram:
-    """Run one helper, whatever `script` makes of it; tests give their own, and drop nothing."""
+    """Have it compiled by whatever is there; tests give scripts of their own, and drop nothing."""
     if function is not None and not _IDENTIFIER.fullmatch(function):
         raise BadProgram(f"{function[:80]!r} is not the name of a C function")
     request = {
+        "do": "compile",
         "function": function,
         "type": int(attach_type.program_type),
         "attach_type": attach_type.number,
     }
-    answer = helper.ask(script, json.dumps(request).encode(), source, limits, launcher)
+    answer = helper.ask(way, request, source, limits)
     with helper.closed_on_error(answer.fds):
-        if answer.message is None:
-            raise BadProgram(
-                f"the source was still being compiled after {limits.seconds:g} s, so the compiler was "
-                "stopped; make it smaller, or compile it to an ELF object yourself",
-                log=_readable(answer.log),
-            )
-        if not answer.message:
-            raise _death(answer.status, _readable(answer.log), limits)
-        said = _parsed(answer.message, answer.log)
-        return _held(said, answer.fds, source, function, attach_type, answer.log, limits)
+        said = _said(answer, limits)
+        if said["kind"] != "loaded":
+            raise _refusal(said, function, limits)
+        return _held(said, answer, source, function, attach_type)
+
+
+def _said(answer: Answer, limits: Limits) -> dict[str, Any]:
+    """The answer, once there is one that can be read."""
+    if isinstance(answer.said, bytes):
+        return _parsed(answer.said, answer.log)
+    log = _readable(answer.log)
+    if answer.said is Ending.LATE:
+        raise BadProgram(
+            f"the source was still being compiled after {limits.seconds:g} s, so the compiler was "
+            "stopped; make it smaller, or compile it to an ELF object yourself",
+            log=log,
+        )
+    if any(sign in log for sign in _MEMORY_SIGNS):
+        raise _out_of_memory(log, limits)
+    if answer.status is not None:
+        raise _death(answer.status, log, limits)
+    if answer.said is Ending.UNHEARD:
+        raise Internal(f"the compiler process did not start; see {JOURNAL}", log=log)
+    raise BadProgram(
+        "the compiler ended on this source before it answered: it crashed, or was killed, perhaps for want "
+        f"of memory; see {JOURNAL}",
+        log=log,
+    )
 
 
 def _death(status: int, log: str, limits: Limits) -> BpflinkdError:
-    """The helper ended before it answered."""
-    if any(sign in log for sign in _MEMORY_SIGNS):
-        return _out_of_memory(log, limits)
+    """Our child ended before it answered."""
     if status >= 0:
         last = log.rstrip().rpartition("\n")[2][:300] or "it said nothing"
         return Internal(
@@ -171,17 +208,10 @@ def _readable(log: bytes) -> str:
 
 
 def _held(
-    said: Mapping[str, Any],
-    fds: list[int],
-    source: bytes,
-    function: str | None,
-    attach_type: AttachType,
-    log: bytes,
-    limits: Limits,
+    said: Mapping[str, Any], answer: Answer, source: bytes, function: str | None, attach_type: AttachType
 ) -> HeldProgram:
     """The program that came, once all of it is what it has to be."""
-    if said["kind"] != "loaded":
-        raise _refusal(said, function, limits)
+    fds, log = answer.fds, answer.log
     name, maps = said.get("function"), said.get("maps")
     names: list[Any] = [name, *maps] if isinstance(maps, list) else [name]
     if (
@@ -231,12 +261,8 @@ def _refusal(said: Mapping[str, Any], function: str | None, limits: Limits) -> B
                 )
             reason = os.strerror(code) if isinstance(code, int) else "it gave no reason"
             return BadProgram(f"the kernel does not load program {called}: {reason}", log=log)
-        case "headers":
-            return NotSupported(
-                "C source cannot be compiled: bcc found no kernel headers; install the package "
-                f"linux-headers-{platform.release()}",
-                log=log,
-            )
+        case "no-bcc" | "headers" as kind:
+            return NotSupported(_lack(kind), log=log)
         case "memory":
             return _out_of_memory(log, limits)
         case _:

@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final
 
 from bpflinkd.core import attach_types
@@ -44,8 +45,8 @@ def _try_kprobe_multi() -> None:
         made.close()
 
 
-def _try_source() -> None:
-    lacking = compiler.unsupported()
+def _try_source(compiler_socket: Path | None) -> None:
+    lacking = compiler.unsupported(compiler_socket)
     if lacking:
         raise BpflinkdError(lacking)
 
@@ -55,13 +56,17 @@ _TRIALS: Final[dict[str, Callable[[], None]]] = {
     "cgroup": _try_cgroup,
     "kprobe": _try_kprobe,
     "kprobe-multi": _try_kprobe_multi,
-    "source": _try_source,
 }
 
 
-def found() -> Iterator[Feature]:
-    """Each kind of target, and C source, with what it lacks here."""
-    for name, attempt in _TRIALS.items():
+def found(compiler_socket: Path | None) -> Iterator[Feature]:
+    """Each kind of target, and C source, with what it lacks here.
+
+    Args:
+        compiler_socket: as for `compile.compile_source`.
+    """
+    trials = {**_TRIALS, "source": lambda: _try_source(compiler_socket)}
+    for name, attempt in trials.items():
         try:
             attempt()
         except BpflinkdError as error:

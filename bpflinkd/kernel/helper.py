@@ -1,25 +1,33 @@
-"""The compiler process: started as nobody, asked once, and gone. What it answers is judged by `compile`."""
+"""The compiler process: come by, asked once, and gone. What it answers is judged by `compile`.
+
+There are two ways to one, and one conversation with it (`bpflinkd/compiler.py` describes it). As a service
+the daemon connects to a socket, and systemd starts a unit of its own for the connection. A daemon started by
+hand starts a child that is nobody.
+"""
 
 import contextlib
+import enum
 import fcntl
+import json
 import math
 import os
 import select
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Any, Final, TypeAlias
 
-from bpflinkd.core.errors import Internal
+from bpflinkd.core.errors import Internal, NotSupported
 
 MAX_LOG: Final = 1 << 18
 """Bytes that we keep of what clang and the verifier say."""
 
 _CAPABILITIES: Final = "-all,+bpf,+perfmon,+net_admin"
 # Debian's python by its path, not ours: bcc is built for it, and a virtual environment may lie where nobody
-# may not read. For the same reason the helper's text comes in a memfd and not from our package's directory.
+# may not read. For the same reason its text comes in a memfd and not from our package's directory.
 # -I -S -B: no environment, no site-packages (PyPI has another bcc), no files written.
 LAUNCHER: Final = (
     *("/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
@@ -47,40 +55,100 @@ class Limits:
     """Bytes of address space."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spawned:
+    """A compiler that is our child, and ends with us."""
+
+    script: bytes
+    launcher: tuple[str, ...] = LAUNCHER
+    """What comes before python: it takes away what a compiler must not have."""
+
+
+Way: TypeAlias = Spawned | Path
+"""A child, or the socket at which a compiler waits for us."""
+
+
+class Ending(enum.Enum):
+    """Why there is no answer."""
+
+    LATE = enum.auto()
+    """It had not come in time."""
+    DIED = enum.auto()
+    """The compiler took up the request, and ended."""
+    UNHEARD = enum.auto()
+    """Nobody took up the request: the compiler did not start, or ended at its start."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one helper."""
+    """What came of one compiler."""
 
-    message: bytes | None
-    """None: it did not come in time; empty: the helper ended without one."""
+    said: bytes | Ending
     fds: list[int]
     """What came with the message; the receiver's to close."""
-    status: int
-    """How the helper ended, as `Popen.wait` says it."""
+    status: int | None
+    """How it ended, as `Popen.wait` says it; None for one that is not our child, of which we are not told."""
     log: bytes
     """MAX_LOG bytes: what was written to its standard error, then zeros."""
 
 
-def ask(script: bytes, request: bytes, source: bytes, limits: Limits, launcher: tuple[str, ...]) -> Answer:
-    """Start a helper, ask, wait, and end it."""
+def ask(way: Way, request: Mapping[str, Any], source: bytes, limits: Limits) -> Answer:
+    """Come by a compiler, ask, wait, and be rid of it.
+
+    Raises:
+        NotSupported: nobody listens at the socket.
+        Internal: the child cannot be started; the answer is too long.
+    """
+    told = {**request, "memory": limits.memory, "seconds": math.ceil(limits.seconds)}
+    with (
+        _memfd("bpflinkd-source", source, seals=_SEALS | fcntl.F_SEAL_WRITE) as source_fd,
+        # Its size is fixed, so that whatever the compiler writes is kept without anybody draining it.
+        _memfd("bpflinkd-log", b"\0" * MAX_LOG, seals=_SEALS) as log_fd,
+    ):
+        message, sent = json.dumps(told).encode(), [source_fd, log_fd]
+        status = None
+        if isinstance(way, Spawned):
+            said, fds, status = _ask_child(way, message, sent, limits.seconds)
+        else:
+            with _connected(way) as channel:
+                said, fds = _converse(channel, message, sent, limits.seconds)
+            # Closing the socket ends a compiler that is still at work.
+        return Answer(said, fds, status, os.pread(log_fd, MAX_LOG, 0))
+
+
+def _connected(place: Path) -> socket.socket:
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        channel.connect(str(place))
+    except OSError as error:
+        channel.close()
+        raise NotSupported(
+            f"C source cannot be compiled: nobody listens at {place} ({os.strerror(error.errno or 0)}); "
+            "start the compiler's socket with 'systemctl start bpflinkd-compiler.socket'"
+        ) from None
+    return channel
+
+
+def _ask_child(
+    way: Spawned, message: bytes, sent: list[int], seconds: float
+) -> tuple[bytes | Ending, list[int], int]:
+    """Start one, ask, and end it: what it said, what came along, and its status."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with (
         ours,
         theirs,
-        _memfd("bpflinkd-compiler", script, seals=_SEALS | fcntl.F_SEAL_WRITE) as script_fd,
-        # Its size is fixed, so that whatever the helper writes is kept without anybody draining it.
-        _memfd("bpflinkd-log", b"\0" * MAX_LOG, seals=_SEALS) as log_fd,
+        _memfd("bpflinkd-compiler", way.script, seals=_SEALS | fcntl.F_SEAL_WRITE) as script_fd,
     ):
-        message: bytes | None = None
+        said: bytes | Ending = Ending.LATE
         with theirs:  # or its end would never be seen to close
-            limits_words = (str(limits.memory), str(math.ceil(limits.seconds)))
-            words = (*launcher, *_PYTHON, f"/proc/self/fd/{script_fd}", str(theirs.fileno()), *limits_words)
-            process = _start(words, (script_fd, theirs.fileno()), log_fd)
+            words = (*way.launcher, *_PYTHON, f"/proc/self/fd/{script_fd}")
+            # The log also from the beginning: for what the launcher says.
+            process = _start(words, script_fd, theirs.fileno(), sent[-1])
         try:
-            message, fds = _converse(ours, request, source, limits.seconds)
+            said, fds = _converse(ours, message, sent, seconds)
         finally:
-            status = _end(process, _GRACE if message == b"" else 0.0)
-        return Answer(message, fds, status, os.pread(log_fd, MAX_LOG, 0))
+            status = _end(process, _GRACE if said in (Ending.DIED, Ending.UNHEARD) else 0.0)
+        return said, fds, status
 
 
 @contextlib.contextmanager
@@ -96,14 +164,14 @@ def _memfd(name: str, data: bytes, *, seals: int) -> Iterator[int]:
         os.close(fd)
 
 
-def _start(words: tuple[str, ...], passed: tuple[int, ...], log_fd: int) -> subprocess.Popen[bytes]:
+def _start(words: tuple[str, ...], script_fd: int, channel_fd: int, log_fd: int) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
             words,
-            stdin=subprocess.DEVNULL,
+            stdin=channel_fd,
             stdout=log_fd,
             stderr=log_fd,
-            pass_fds=passed,
+            pass_fds=(script_fd,),
             cwd="/",
             env=_ENVIRONMENT,
             start_new_session=True,
@@ -132,26 +200,23 @@ def _end(helper: subprocess.Popen[bytes], grace: float) -> int:
 
 
 def _converse(
-    channel: socket.socket, request: bytes, source: bytes, seconds: float
-) -> tuple[bytes | None, list[int]]:
-    """Ask, and wait for the answer: its bytes and fds. None: it did not come in time; empty: never will."""
-    with _memfd("bpflinkd-source", source, seals=_SEALS | fcntl.F_SEAL_WRITE) as source_fd:
-        try:
-            socket.send_fds(channel, [request], [source_fd])
-        except (BrokenPipeError, ConnectionResetError):
-            return b"", []
-    poll = select.poll()
-    poll.register(channel, select.POLLIN)
-    if not poll.poll(seconds * 1000):
-        return None, []
+    channel: socket.socket, message: bytes, sent: list[int], seconds: float
+) -> tuple[bytes | Ending, list[int]]:
+    """Ask, and wait for the answer: its bytes and fds."""
     try:
-        message, fds, flags, _ = socket.recv_fds(channel, _MESSAGE, _MOST_FDS, socket.MSG_CMSG_CLOEXEC)
-    except ConnectionResetError:
-        return b"", []
+        socket.send_fds(channel, [message], sent)
+        poll = select.poll()
+        poll.register(channel, select.POLLIN)
+        if not poll.poll(seconds * 1000):
+            return Ending.LATE, []
+        answer, fds, flags, _ = socket.recv_fds(channel, _MESSAGE, _MOST_FDS, socket.MSG_CMSG_CLOEXEC)
+    except (BrokenPipeError, ConnectionResetError):
+        # Reset: closed with our message unread (net/unix/af_unix.c, unix_release_sock()).
+        return Ending.UNHEARD, []
     with closed_on_error(fds):
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             raise Internal("the compiler process answered more than fits one message")
-    return message, fds
+    return answer or Ending.DIED, fds
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@ from typing import Final
 
 from bpflinkd.core.errors import NotSupported
 
-_KALLSYMS: Final = Path("/proc/kallsyms")
+# A service's own /proc/kallsyms is empty (ProtectKernelTunables=); the unit has it elsewhere.
+_KALLSYMS: Final = Path(os.environ.get("BPFLINKD_KALLSYMS") or "/proc/kallsyms")
 _MODULES: Final = Path("/sys/module")
 _TRACEABLE: Final = (
     Path("/sys/kernel/tracing/available_filter_functions"),

@@ -61,8 +61,10 @@ from bpflinkd.kernel.program import HeldProgram
 class LinuxKernel:
     """Implements `core.ports.Kernel`."""
 
-    def __init__(self, *, compile_limits: Limits = LIMITS) -> None:
+    def __init__(self, *, compile_limits: Limits = LIMITS, compiler_socket: Path | None = None) -> None:
+        """`compiler_socket` is where compilers of C wait to be asked; without one each is started for it."""
         self._compile_limits = compile_limits
+        self._compiler_socket = compiler_socket
         self._cgroups = CgroupTree()
         self._kprobes = Kprobes()
 
@@ -102,7 +104,9 @@ class LinuxKernel:
         if attach_type is None:
             raise BadTarget(f"C source does not say where on {target} it belongs; choose with --attach-type")
         compiler.check_source(source)
-        return compiler.compile_source(source, name, attach_type, limits=self._compile_limits)
+        return compiler.compile_source(
+            source, name, attach_type, limits=self._compile_limits, compiler_socket=self._compiler_socket
+        )
 
     def hold_program(self, prog_id: ProgId, source: Source, maps: tuple[str, ...] = ()) -> HeldProgram:
         try:
@@ -141,7 +145,7 @@ class LinuxKernel:
             return None
 
     def features(self) -> tuple[Feature, ...]:
-        return tuple(features.found())
+        return tuple(features.found(self._compiler_socket))
 
     def resolve(self, target: WantedTarget) -> Hook | None:
         match target:

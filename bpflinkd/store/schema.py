@@ -87,7 +87,7 @@ def opened(path: Path) -> sqlite3.Connection:
             db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             undo.callback(db.close)
             # Nobody else uses it: without this SQLite locks and unlocks the file twelve times a change.
-            # Before the first read, or it makes a file for the log's index, and a full disk has no room for it.
+            # Before the first read, or it makes a file for the log's index: a full disk has no room for it.
             db.execute("PRAGMA locking_mode = EXCLUSIVE")
             tables, version = _check(db, path, damaged)
             db.execute("PRAGMA journal_mode = WAL")

@@ -16,7 +16,7 @@ from typing import Final
 
 from systemd import daemon
 
-from bpflinkd.systemd.manager import barrier, is_service, notify
+from bpflinkd.systemd.manager import is_service, notify
 
 MOST: Final = 4096
 """FileDescriptorStoreMax= of our unit: descriptors at the most."""
@@ -27,7 +27,6 @@ daemon could not be started again while the store lasts."""
 _DIGITS: Final = LONGEST_KEY - 2
 _A_MESSAGE: Final = 253
 """SCM_MAX_FD: more do not fit one message."""
-_PATIENCE: Final = 5.0
 
 
 class FdStore:
@@ -65,11 +64,9 @@ class FdStore:
         return all(notify("FDSTORE=1", f"FDNAME={self.key(name)}", "FDPOLL=0", fds=part) for part in parts)
 
     def drop(self, name: str) -> bool:
-        """Let go of all that is kept under a name, or a key; True once it is out of the store.
+        """Let go of all that is kept under a name, or a key. False where nobody heard of it.
 
-        It waits for the manager. A kprobe's bpf_link cannot be detached, only closed: while the store has
-        it, the program runs on.
+        It does not wait for the manager, which takes messages in turn. Until then a kprobe's bpf_link is
+        attached, as it cannot be detached, only closed; but its slot is empty by then, so it runs nothing.
         """
-        if not is_service():
-            return True
-        return notify("FDSTOREREMOVE=1", f"FDNAME={self.key(name)}") and barrier(_PATIENCE)
+        return not is_service() or notify("FDSTOREREMOVE=1", f"FDNAME={self.key(name)}")

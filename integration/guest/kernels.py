@@ -113,7 +113,7 @@ class _Apt:
             (home / place).mkdir(parents=True)
         self._home = home
         self._environment = {**os.environ, "APT_CONFIG": str(home / "apt.conf")}
-        (home / "sources.list").write_text(f"deb [signed-by={KEYRING}] {_mirror()} {suite} main\n")
+        (home / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror()} {suite} main\n")
         (home / "apt.conf").write_text(
             f'Dir::Etc::sourcelist "{home}/sources.list";\nDir::Etc::sourceparts "-";\n'
             f'Dir::Etc::preferences "-";\nDir::Etc::preferencesparts "-";\n'
@@ -145,7 +145,7 @@ class _Apt:
         return _run(*command, env=self._environment, cwd=cwd)
 
 
-def _mirror() -> str:
+def mirror() -> str:
     """The Debian mirror that this machine uses."""
     for address, release in _index_targets():
         if release == "bookworm":

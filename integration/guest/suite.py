@@ -14,10 +14,13 @@ from integration.guest import machine
 from integration.guest.kernels import Kernel
 
 SUITE: Final = "integration/conformance"
+SERVICE: Final = "integration/service"
 COMPILES: Final = "bookworm-backports"
 """The one kernel on which sources that are refused are tried: they cost minutes, and no kernel matters."""
 PATIENCE: Final = 400
 """Seconds that one test may take; the first compile under emulation takes 90."""
+SERVICE_PATIENCE: Final = 900
+"""The first test of the service makes a disk and boots from it."""
 GUEST_SECONDS: Final = 900.0
 """A guest may take so long, from power on to power off."""
 
@@ -48,16 +51,30 @@ class Report:
 
 def on_this_machine(results: Path, hear: Callable[[str], None]) -> Report:
     """Run it on the kernel that runs here."""
+    return _from_here(SUITE, os.uname().release, results, hear)
+
+
+def under_systemd(results: Path, hear: Callable[[str], None]) -> Report:
+    """Run the tests of the service, which boot a guest of their own and drive it from here."""
+    return _from_here(SERVICE, "a guest with systemd", results, hear, patience=SERVICE_PATIENCE)
+
+
+def _from_here(
+    tests: str, where: str, results: Path, hear: Callable[[str], None], patience: int = PATIENCE
+) -> Report:
     results.mkdir(parents=True, exist_ok=True)
     report = results / "report.xml"
     report.unlink(missing_ok=True)
     with subprocess.Popen(
-        [sys.executable, *_pytest(report)], stdout=subprocess.PIPE, text=True, cwd=machine.REPO
+        [sys.executable, *_pytest(report, tests, patience)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=machine.REPO,
     ) as running:
         assert running.stdout
         for line in running.stdout:
             hear(line.rstrip())
-    return _read(os.uname().release, report)
+    return _read(where, report)
 
 
 def in_guest(kernel: Kernel, program: Path, results: Path, hear: Callable[[str], None]) -> Report:
@@ -71,11 +88,13 @@ def in_guest(kernel: Kernel, program: Path, results: Path, hear: Callable[[str],
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
     words = [f"{key}={value}" for key, value in settings.items()]
-    chosen = [] if kernel.suite == COMPILES else [f"--ignore={SUITE}/test_source_refusals.py"]
+    more = ["-p", "pytest_timeout"]
+    if kernel.suite != COMPILES:
+        more.append(f"--ignore={SUITE}/test_source_refusals.py")
     try:
         machine.run(
             kernel,
-            ["env", *words, sys.executable, *_pytest(report, *chosen), "-p", "pytest_timeout"],
+            ["env", *words, sys.executable, *_pytest(report, SUITE, PATIENCE, *more)],
             results,
             seconds=GUEST_SECONDS,
             hear=hear,
@@ -85,9 +104,9 @@ def in_guest(kernel: Kernel, program: Path, results: Path, hear: Callable[[str],
     return _read(kernel.release, report)
 
 
-def _pytest(report: Path, *chosen: str) -> list[str]:
-    limits = ["-o", f"timeout={PATIENCE}"]
-    return ["-m", "pytest", "-v", "-p", "no:cacheprovider", *limits, f"--junit-xml={report}", *chosen, SUITE]
+def _pytest(report: Path, tests: str, patience: int, *more: str) -> list[str]:
+    limits = ["-o", f"timeout={patience}"]
+    return ["-m", "pytest", "-v", "-p", "no:cacheprovider", *limits, f"--junit-xml={report}", *more, tests]
 
 
 def _read(release: str, report: Path) -> Report:

@@ -1,31 +1,39 @@
 """What of compiling C needs neither bcc nor headers: reading the source, the helper, the sentences."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
+import signal
+import socket
+import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from bpflinkd import compiler
 from bpflinkd.core import attach_types
 from bpflinkd.core.errors import BadProgram, BpflinkdError, Internal, NotSupported, VerifierRejected
 from bpflinkd.core.model import MAX_SOURCE
 from bpflinkd.kernel import compile as compiling
 from bpflinkd.kernel import helper
-from bpflinkd.kernel.helper import Limits
+from bpflinkd.kernel.helper import Limits, Spawned
 
 SOURCE = b"int f(struct xdp_md *ctx) { return XDP_PASS; }\n"
 
 # A helper of a test's own: it listens as the real one does, then misbehaves.
 PROLOGUE = """
 import ctypes, json, os, resource, signal, socket, sys, time
-channel = socket.socket(fileno=int(sys.argv[1]))
-message, fds, _, _ = socket.recv_fds(channel, 65536, 1)
+channel = socket.socket(fileno=0)
+message, fds, _, _ = socket.recv_fds(channel, 65536, 2)
 request = json.loads(message)
+os.dup2(fds[1], 1)
+os.dup2(fds[1], 2)
 def answer(said, fds=()):
     socket.send_fds(channel, [said if isinstance(said, bytes) else json.dumps(said).encode()], list(fds))
     time.sleep(60)
@@ -33,15 +41,13 @@ def answer(said, fds=()):
 
 
 def run(script: str, function: str | None = None, *, seconds: float = 20.0, prologue: str = PROLOGUE) -> None:
-    """Run a helper that must not succeed, as who we are."""
-    compiling.run_helper(
-        (prologue + script).encode(),
-        SOURCE,
-        function,
-        attach_types.XDP,
-        limits=Limits(seconds=seconds, memory=1 << 28),
-        launcher=(),
-    ).close()
+    """Run a helper that must not succeed, as our child and who we are."""
+    ask(Spawned(script=(prologue + script).encode(), launcher=()), function, seconds=seconds)
+
+
+def ask(way: helper.Way, function: str | None = None, *, seconds: float = 20.0) -> None:
+    limits = Limits(seconds=seconds, memory=1 << 28)
+    compiling.run_helper(way, SOURCE, function, attach_types.XDP, limits=limits).close()
 
 
 @pytest.fixture(autouse=True)
@@ -142,7 +148,7 @@ CLANG = """/virtual/main.c:2:10: error: use of undeclared identifier 'XDP_PAS'
             id="uses up its processor time",
         ),
         pytest.param(
-            "resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)\n"
+            "resource.setrlimit(resource.RLIMIT_AS, (request['memory'],) * 2)\n"
             "if not ctypes.CDLL(None).malloc(ctypes.c_size_t(1 << 40)):\n"
             "  os.write(2, b'LLVM ERROR: out of memory')\nos.abort()",
             BadProgram,
@@ -150,7 +156,7 @@ CLANG = """/virtual/main.c:2:10: error: use of undeclared identifier 'XDP_PAS'
             id="eats memory, as LLVM says it",
         ),
         pytest.param(
-            "resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)\n"
+            "resource.setrlimit(resource.RLIMIT_AS, (request['memory'],) * 2)\n"
             "try:\n  bytearray(1 << 30)\nexcept MemoryError:\n  answer({'kind': 'memory', 'log': [0, 0]})",
             BadProgram,
             "more than 256 MiB of memory",
@@ -247,6 +253,7 @@ CLANG = """/virtual/main.c:2:10: error: use of undeclared identifier 'XDP_PAS'
         pytest.param(
             "answer({'kind': 'headers', 'log': [0, 0]})", NotSupported, "linux-headers-", id="no headers"
         ),
+        pytest.param("answer({'kind': 'no-bcc', 'log': [0, 0]})", NotSupported, "python3-bpfcc", id="no bcc"),
     ],
 )
 def test_a_helper_that_fails_is_a_sentence(script: str, error: type[BpflinkdError], sentence: str) -> None:
@@ -284,18 +291,18 @@ def _runs(pid: int) -> bool:
 
 def test_a_helper_that_closes_its_end_unheard_is_a_sentence() -> None:
     with pytest.raises(Internal, match="status 3"):
-        run("import os, sys; os.close(int(sys.argv[1])); sys.exit(3)", prologue="")
+        run("import os, sys; os.close(0); sys.exit(3)", prologue="")
 
 
 def test_a_helper_that_closes_its_end_and_stays_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(helper, "_GRACE", 0.2)
     with pytest.raises(BadProgram, match="SIGKILL"):
-        run("import os, sys, time; os.close(int(sys.argv[1])); time.sleep(60)", prologue="")
+        run("import os, time; os.close(0); time.sleep(60)", prologue="")
 
 
 def test_a_helper_that_cannot_be_started_is_a_sentence() -> None:
     with pytest.raises(Internal, match="cannot be started: /nonexistent/setpriv: No such file"):
-        compiling.run_helper(b"", SOURCE, None, attach_types.XDP, launcher=("/nonexistent/setpriv",))
+        ask(Spawned(script=b"", launcher=("/nonexistent/setpriv",)))
 
 
 def test_the_helper_gets_the_request_and_a_source_that_nobody_can_change() -> None:
@@ -308,7 +315,7 @@ try:
     changed = True
 except OSError:
     changed = False
-told = [request, hashlib.sha256(data).hexdigest(), changed, sorted(os.environ), os.getcwd(), sys.argv[2:]]
+told = [request, hashlib.sha256(data).hexdigest(), changed, sorted(os.environ), os.getcwd(), sys.argv[1:]]
 told.append(os.getsid(0) == os.getpid())
 answer({"kind": "internal", "text": json.dumps(told), "log": [0, 0]})
 """
@@ -316,12 +323,19 @@ answer({"kind": "internal", "text": json.dumps(told), "log": [0, 0]})
         run(script, "f")
     told = json.loads(str(caught.value).removeprefix("the compiler process failed: "))
     assert told == [
-        {"function": "f", "type": 6, "attach_type": 37},
+        {
+            "do": "compile",
+            "function": "f",
+            "type": 6,
+            "attach_type": 37,
+            "memory": 1 << 28,
+            "seconds": 20,
+        },
         digest,
         False,
         ["HOME", "LC_ALL", "PATH"],
         "/",
-        [str(1 << 28), "20"],
+        [],
         True,
     ]
 
@@ -335,7 +349,7 @@ def test_the_helper_holds_no_fd_of_ours_but_its_own() -> None:
     finally:
         os.close(read)
         os.close(write)
-    # 0, 1, 2, its text, its socket, the source, and the directory being listed.
+    # Its socket, 1, 2, its text, the source, the log, and the directory being listed.
     assert len(str(caught.value).partition(": ")[2].split()) == 7
 
 
@@ -365,11 +379,11 @@ answer({"kind": "compile", "log": [0, 100]})
 @pytest.mark.parametrize("function", ["", "a b", "f;", "9f", "x" * 129, "\u00e9", "f\n"])
 def test_what_is_no_name_of_a_function_is_refused_before_anything_starts(function: str) -> None:
     with pytest.raises(BadProgram, match="not the name of a C function"):
-        compiling.run_helper(b"", SOURCE, function, attach_types.XDP, launcher=("/nonexistent",))
+        ask(Spawned(script=b"", launcher=("/nonexistent",)), function)
 
 
 def test_without_bcc_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "_DIST_PACKAGES", "/nonexistent")
+    monkeypatch.setattr(compiler, "_DIST_PACKAGES", "/nonexistent")
     with pytest.raises(NotSupported, match="install the package python3-bpfcc"):
         compiling.compile_source(SOURCE, None, attach_types.XDP)
 
@@ -377,10 +391,153 @@ def test_without_bcc_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None
 def test_without_headers_nothing_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "bcc").mkdir()
     (tmp_path / "bcc" / "__init__.py").touch()
-    monkeypatch.setattr(compiling, "_DIST_PACKAGES", str(tmp_path))
+    monkeypatch.setattr(compiler, "_DIST_PACKAGES", str(tmp_path))
     monkeypatch.setattr("platform.release", lambda: "0.0.1-none")
     with pytest.raises(NotSupported, match=r"install the package linux-headers-0\.0\.1-none"):
         compiling.compile_source(SOURCE, None, attach_types.XDP)
+
+
+# A compiler that is not our child, but comes with a connection
+
+
+ENDING = f"""
+sys.path.append({str(Path(compiling.__file__).parents[2])!r})
+from bpflinkd.compiler import end_with
+end_with(channel)
+"""
+
+
+class Listener:
+    """Does as systemd with Accept=yes: starts a program for a connection, which is its standard input."""
+
+    def __init__(self, place: Path, *words: str) -> None:
+        self.place = place
+        self.status: int | None = None
+        self._words = ("/usr/bin/python3", "-I", "-S", "-B", *words)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.bind(str(place))
+        self._socket.listen()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def wait(self) -> int | None:
+        """How the program ended."""
+        self._thread.join(30)
+        return self.status
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self.wait()
+        self._socket.close()
+
+    def _serve(self) -> None:
+        try:
+            connection, _ = self._socket.accept()
+        except OSError:
+            return
+        with connection:
+            process = subprocess.Popen(self._words, stdin=connection.fileno(), stderr=subprocess.DEVNULL)
+        self.status = process.wait()
+
+
+@contextlib.contextmanager
+def listening(*words: str) -> Iterator[Listener]:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        contextlib.closing(Listener(Path(directory) / "socket", *words)) as listener,
+    ):
+        yield listener
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "sentence"),
+    [
+        pytest.param(
+            f"os.write(2, {CLANG!r}.encode()); answer({{'kind': 'compile', 'log': [0, os.lseek(2, 0, 1)]}})",
+            BadProgram,
+            re.escape(FIRST_ERROR),
+            id="answers",
+        ),
+        pytest.param(
+            "os.kill(os.getpid(), signal.SIGSEGV)", BadProgram, "crashed, .* journalctl -u", id="crashes"
+        ),
+        pytest.param(
+            "os.kill(os.getpid(), signal.SIGKILL)", BadProgram, "for want of memory", id="is killed"
+        ),
+        pytest.param(
+            "os.write(2, b'LLVM ERROR: out of memory'); os.abort()",
+            BadProgram,
+            "more than 256 MiB of memory",
+            id="eats memory",
+        ),
+        pytest.param("answer(b'{')", Internal, "no answer", id="answers nonsense"),
+        pytest.param(
+            "answer({'kind': 'loaded', 'function': 'f', 'maps': [], 'log': [0, 0]}, os.pipe()[:1])",
+            Internal,
+            "not a BPF program but pipe",
+            id="sends a pipe",
+        ),
+    ],
+)
+def test_a_compiler_at_a_socket_that_fails_is_a_sentence(
+    script: str, error: type[BpflinkdError], sentence: str
+) -> None:
+    with listening("-c", PROLOGUE + ENDING + script) as listener, pytest.raises(error, match=sentence):
+        ask(listener.place)
+
+
+@pytest.mark.parametrize("script", ["", "raise SystemExit(1)", "import os; os.abort()"])
+def test_a_compiler_that_never_took_up_the_request_did_not_start(script: str) -> None:
+    with listening("-c", script) as listener, pytest.raises(Internal, match="did not start; see journalctl"):
+        ask(listener.place)
+
+
+def test_a_compiler_at_a_socket_ends_at_once_when_we_give_up() -> None:
+    with listening("-c", PROLOGUE + ENDING + "while True: pass") as listener:
+        with pytest.raises(BadProgram, match="still being compiled after 1 s"):
+            ask(listener.place, seconds=1.0)
+        begun = time.monotonic()
+        assert listener.wait() == -signal.SIGIO
+        assert time.monotonic() - begun < 5
+
+
+def test_a_compiler_that_is_too_late_to_hear_that_we_gave_up_ends_too() -> None:
+    """Whoever asked may be gone before anybody watches."""
+    script = PROLOGUE + "channel.recv(1)\n" + ENDING + "time.sleep(60)"
+    with listening("-c", script) as listener:
+        with pytest.raises(BadProgram, match="still being compiled"):
+            ask(listener.place, seconds=1.0)
+        assert listener.wait() == 0
+
+
+def test_nobody_at_the_socket_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(NotSupported, match=r"nobody listens at .*systemctl start bpflinkd-compiler\.socket"):
+        ask(tmp_path / "socket")
+    assert "nobody listens" in compiling.unsupported(tmp_path / "socket")
+
+
+def test_the_compiler_itself_says_what_this_host_lacks() -> None:
+    with listening(str(compiler.__file__)) as listener:
+        assert compiling.unsupported(listener.place) == compiling.unsupported()
+        # We hang up on an answer, which may be before it ends by itself.
+        assert listener.wait() in {0, -signal.SIGIO}
+
+
+@pytest.mark.parametrize(
+    ("script", "lacks"),
+    [
+        pytest.param("answer({'kind': 'ready', 'log': [0, 0]})", "", id="nothing"),
+        pytest.param("answer({'kind': 'headers', 'log': [0, 0]})", "linux-headers-", id="headers"),
+        pytest.param("answer({'kind': 'internal', 'log': [0, 0]})", "failed", id="a fault"),
+        pytest.param("os.abort()", "did not answer; see journalctl", id="crashes"),
+    ],
+)
+def test_what_a_host_lacks_is_asked_where_we_cannot_see_it(script: str, lacks: str) -> None:
+    with listening("-c", PROLOGUE + ENDING + "assert request['do'] == 'probe'\n" + script) as listener:
+        said = compiling.unsupported(listener.place)
+    assert lacks in said
+    assert bool(lacks) == bool(said)
 
 
 def test_the_helper_is_the_module_of_our_package() -> None:

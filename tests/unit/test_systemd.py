@@ -161,14 +161,15 @@ def test_no_descriptors_are_no_message(manager: ServiceManager) -> None:
     assert manager.messages == ["BARRIER=1"]
 
 
-def test_a_drop_returns_when_the_store_has_let_go(manager: ServiceManager) -> None:
+def test_what_is_dropped_is_closed_and_nobody_waits_for_it(manager: ServiceManager) -> None:
     store = systemd.FdStore()
     reading, writing = os.pipe()
     assert store.keep("edge", [writing])
     os.close(writing)
     assert store.drop("edge")
-    assert os.read(reading, 1) == b""  # nobody has the other end
+    assert os.read(reading, 1) == b""  # once nobody has the other end
     os.close(reading)
+    assert manager.count("BARRIER=1") == 0
 
 
 def test_what_was_kept_is_inherited(tmp_path: Path) -> None:

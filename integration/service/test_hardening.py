@@ -1,0 +1,43 @@
+"""What the service may still do when it is confined, and how confined it is."""
+
+import re
+
+from integration.service.disk import BESIDE
+from integration.service.host import KPROBE, SERVICE, Host
+
+MOST_EXPOSURE = 3.0
+FUNCTION = "__x64_sys_sched_rr_get_interval"
+NUMBER = 148
+"""Of that system call on x86-64; nothing else makes it."""
+HITS = 25
+_CALLS = f"import ctypes; c = ctypes.CDLL(None); [c.syscall({NUMBER}, 0, 0) for _ in range({HITS})]"
+
+
+def test_systemd_finds_little_exposure(host: Host) -> None:
+    said = host.run("systemd-analyze", "security", "--no-pager", SERVICE).stdout
+    (exposure,) = re.findall(r"Overall exposure level for \S+: ([\d.]+)", said)
+    assert float(exposure) <= MOST_EXPOSURE, said
+
+
+def test_kprobe_is_attached_and_counts_each_hit(host: Host) -> None:
+    host.undo("bpflinkctl", "detach", "calls")
+    host.ctl("attach", "calls", f"kprobe:{FUNCTION}", "--object", KPROBE)
+    counter = host.counter(host.link("calls"), "hits")
+    before = counter()
+    host.run("/usr/bin/python3", "-I", "-c", _CALLS)
+    assert counter() - before == HITS
+
+
+def test_c_source_is_compiled_and_counts_each_frame(host: Host) -> None:
+    # Under emulation the first compile takes longer than it may by default.
+    host.drop_in("[Service]\nExecStart=\nExecStart=/usr/bin/bpflinkd --compile-timeout 400\n")
+    host.run("systemctl", "restart", SERVICE)
+    wire = host.wire()
+    host.undo("bpflinkctl", "detach", "compiled")
+    words = ("--source", f"{BESIDE}/count.c", "--timeout", "500")
+    host.ctl("attach", "compiled", f"xdp:{wire[0]}", *words, seconds=550)
+    counter = host.counter(host.link("compiled"), "hits")
+    with host.traffic(wire) as traffic:
+        pass
+    assert (counter(), traffic.passed) == (traffic.sent, 0)
+    assert traffic.sent > 0
