@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -65,7 +66,7 @@ def found(compiler_socket: Path | None) -> Iterator[Feature]:
     Args:
         compiler_socket: as for `compile.compile_source`.
     """
-    trials = {**_TRIALS, "source": lambda: _try_source(compiler_socket)}
+    trials: dict[str, Callable[[], None]] = {**_TRIALS, "source": partial(_try_source, compiler_socket)}
     for name, attempt in trials.items():
         try:
             attempt()
