@@ -22,7 +22,18 @@ from bpflinkd.core.actions import (
     SwapLink,
 )
 from bpflinkd.core.events import ChangeKind
-from bpflinkd.core.model import NO_PROGRAM, Health, Micros, Policy, Record, State, Status, UnixMicros
+from bpflinkd.core.model import (
+    NO_PROGRAM,
+    Health,
+    Micros,
+    Occupant,
+    Policy,
+    ProgId,
+    Record,
+    State,
+    Status,
+    UnixMicros,
+)
 from bpflinkd.core.ports import Program
 from bpflinkd.core.targets import CgroupTarget, Hook, KprobeMultiTarget, KprobeTarget, XdpTarget
 
@@ -73,6 +84,19 @@ class Verdict:
     """Why the link ends, where the actions end it."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """All that a judgement is made from."""
+
+    record: Record
+    before: Health | None
+    status: Status
+    program: Program
+    fight: Fight
+    now: UnixMicros
+    ticks: Micros
+
+
 def judge(
     record: Record,
     before: Health | None,
@@ -90,7 +114,9 @@ def judge(
         program: ours, which should be running.
         ticks: for fights, `now` is only shown.
     """
-    verdict = _judge(record, before, status, program, fight, now, ticks)
+    verdict = _judge(
+        _Look(record=record, before=before, status=status, program=program, fight=fight, now=now, ticks=ticks)
+    )
     if record.origin.template and verdict.health.state is State.WAITING:
         # What a template made is there for its target only; the next one that matches gets its own.
         return replace(
@@ -99,58 +125,32 @@ def judge(
     return verdict
 
 
-def _judge(
-    record: Record,
-    before: Health | None,
-    status: Status,
-    program: Program,
-    fight: Fight,
-    now: UnixMicros,
-    ticks: Micros,
-) -> Verdict:
+def _judge(look: _Look) -> Verdict:
+    record, before, status = look.record, look.before, look.status
     link = status.link
     if link is not None and link.hook is not None:
-        if link.prog_id != program.info.id:
-            return _tampered(record, before, status, program, fight, now, ticks)
+        if link.prog_id != look.program.info.id:
+            return _tampered(look, link.prog_id)
         if status.hook is None:
             where = _still_runs(record, link.hook)
-            return _told(
-                record,
-                before,
-                State.WAITING,
-                f"{plan.gone(record.target)}; {where}",
-                Change(
-                    kind=ChangeKind.TARGET_GONE,
-                    sentence=f"{record.target} is gone: it was renamed or moved; {where}",
-                ),
-                now,
+            gone = Change(
+                kind=ChangeKind.TARGET_GONE,
+                sentence=f"{record.target} is gone: it was renamed or moved; {where}",
             )
+            return _told(look, State.WAITING, f"{plan.gone(record.target)}; {where}", gone)
         if status.hook == link.hook:
-            back = before is not None and before.state is State.WAITING
-            return _told(
-                record,
-                before,
-                State.ACTIVE,
-                "",
-                Change(kind=ChangeKind.TARGET_BACK, sentence=f"{record.target} is back") if back else None,
-                now,
-            )
+            back = Change(kind=ChangeKind.TARGET_BACK, sentence=f"{record.target} is back")
+            awaited = before is not None and before.state is State.WAITING
+            return _told(look, State.ACTIVE, "", back if awaited else None)
         # The name now stands for another interface: follow the name.
-        return _on_new_hook(record, before, status, program, status.hook, fight, now, ticks)
+        return _on_new_hook(look, status.hook)
     if status.hook is None:
-        return _told(
-            record,
-            before,
-            State.WAITING,
-            f"{plan.gone(record.target)}; we attach when it appears",
-            Change(kind=ChangeKind.TARGET_GONE, sentence=f"{record.target} is gone")
-            if link is not None
-            else None,
-            now,
-        )
+        gone = Change(kind=ChangeKind.TARGET_GONE, sentence=f"{record.target} is gone")
+        reason = f"{plan.gone(record.target)}; we attach when it appears"
+        return _told(look, State.WAITING, reason, gone if link is not None else None)
     if link is not None and record.hook == status.hook and status.occupant is None:
-        return _severed(record, before, status.hook, program, fight, now, ticks)
-    return _on_new_hook(record, before, status, program, status.hook, fight, now, ticks)
+        return _severed(look, status.hook)
+    return _on_new_hook(look, status.hook)
 
 
 def _still_runs(record: Record, hook: Hook) -> str:
@@ -166,145 +166,88 @@ def _still_runs(record: Record, hook: Hook) -> str:
 
 
 def _told(
-    record: Record,
-    before: Health | None,
-    state: State,
-    reason: str,
-    change: Change | None,
-    now: UnixMicros,
-    status: Status | None = None,
+    look: _Look, state: State, reason: str, change: Change | None, running: Occupant | None = None
 ) -> Verdict:
     """A verdict without actions; the change is dropped where it has been told before."""
-    running = status.occupant if status else None
+    before = look.before
     same = before is not None and before.state is state
     if same and before is not None:
         known = before.running.program.id if before.running else None
         same = known == (running.program.id if running else None)
     if before is None and state is State.ACTIVE:
-        since = record.generation.since
+        since = look.record.generation.since
     else:
-        since = before.since if same and before is not None else now
+        since = before.since if same and before is not None else look.now
     return Verdict(
         health=Health(state=state, reason=reason, since=since, running=running),
         change=None if same else change,
     )
 
 
-def _attach_again(record: Record, hook: Hook, program: Program) -> tuple[Record, Sequence[Action]]:
-    after = replace(record, hook=hook)
+def _attach_again(look: _Look, hook: Hook) -> tuple[Record, Sequence[Action]]:
+    after = replace(look.record, hook=hook)
     return after, (
-        CreateLink(record=after, hook=hook, program=program),
+        CreateLink(record=after, hook=hook, program=look.program),
         NoteHook(record=after),
-        Promote(name=record.name),
+        Promote(name=after.name),
     )
 
 
-def _tampered(
-    record: Record,
-    before: Health | None,
-    status: Status,
-    program: Program,
-    fight: Fight,
-    now: UnixMicros,
-    ticks: Micros,
-) -> Verdict:
-    assert status.link is not None
-    if status.link.prog_id == NO_PROGRAM:
+def _tampered(look: _Look, prog_id: ProgId) -> Verdict:
+    record, ours = look.record, look.program.info
+    if prog_id == NO_PROGRAM:
         sentence = f"the slot of {record.target} was emptied: its hits run nothing"
         change = Change(kind=ChangeKind.SLOT_EMPTIED, sentence=sentence)
-        reason = f"{sentence}; a replace fills it again"
-        verdict = _told(record, before, State.SEVERED, reason, change, now)
+        verdict = _told(look, State.SEVERED, f"{sentence}; a replace fills it again", change)
     else:
-        found = status.occupant or f"program id {status.link.prog_id}"
+        found = look.status.occupant or f"program id {prog_id}"
         dispatched = isinstance(record.target, KprobeTarget | KprobeMultiTarget)
         change = Change(
             kind=ChangeKind.SLOT_CHANGED if dispatched else ChangeKind.LINK_UPDATED,
-            sentence=f"somebody put {found} behind our link in place of {program.info}",
+            sentence=f"somebody put {found} behind our link in place of {ours}",
         )
-        reason = f"our link runs {found} instead of {program.info}"
-        verdict = _told(record, before, State.TAMPERED, reason, change, now, status)
-    swap_back = SwapLink(name=record.name, expected=status.link.prog_id, program=program)
-    return _by_policy(record, verdict, (swap_back,), record, fight, ticks)
+        reason = f"our link runs {found} instead of {ours}"
+        verdict = _told(look, State.TAMPERED, reason, change, look.status.occupant)
+    swap_back = SwapLink(name=record.name, expected=prog_id, program=look.program)
+    return _by_policy(look, verdict, (swap_back,), record)
 
 
-def _severed(
-    record: Record,
-    before: Health | None,
-    hook: Hook,
-    program: Program,
-    fight: Fight,
-    now: UnixMicros,
-    ticks: Micros,
-) -> Verdict:
+def _severed(look: _Look, hook: Hook) -> Verdict:
+    target = look.record.target
     # Where a stranger was in between, its coming told that our link is gone.
-    known = before is not None and before.state is State.DISPLACED
-    verdict = _told(
-        record,
-        before,
-        State.SEVERED,
-        f"our link was detached by somebody and {record.target} is empty; a replace attaches it again",
-        None
-        if known
-        else Change(
-            kind=ChangeKind.LINK_DETACHED,
-            sentence=f"somebody detached our link from {record.target}",
-        ),
-        now,
-    )
-    after, steps = _attach_again(record, hook, program)
-    return _by_policy(record, verdict, steps, after, fight, ticks)
+    known = look.before is not None and look.before.state is State.DISPLACED
+    change = Change(kind=ChangeKind.LINK_DETACHED, sentence=f"somebody detached our link from {target}")
+    reason = f"our link was detached by somebody and {target} is empty; a replace attaches it again"
+    verdict = _told(look, State.SEVERED, reason, None if known else change)
+    after, steps = _attach_again(look, hook)
+    return _by_policy(look, verdict, steps, after)
 
 
-def _on_new_hook(
-    record: Record,
-    before: Health | None,
-    status: Status,
-    program: Program,
-    hook: Hook,
-    fight: Fight,
-    now: UnixMicros,
-    ticks: Micros,
-) -> Verdict:
+def _on_new_hook(look: _Look, hook: Hook) -> Verdict:
     """The target is there and our link is not on it."""
-    after, steps = _attach_again(record, hook, program)
-    stranger = status.occupant
+    target, stranger = look.record.target, look.status.occupant
+    after, steps = _attach_again(look, hook)
     if stranger is not None:
-        verdict = _told(
-            record,
-            before,
-            State.DISPLACED,
-            f"{record.target} is held by {stranger}",
-            Change(
-                kind=ChangeKind.PROGRAM_ATTACHED,
-                sentence=f"{record.target} is held by {stranger}",
-            ),
-            now,
-            status,
-        )
-        evict = Evict(hook=hook, occupant=stranger)
-        return _by_policy(record, verdict, (evict, *steps), after, fight, ticks)
-    awaited = before is not None and before.state is State.WAITING
-    back = Change(kind=ChangeKind.TARGET_BACK, sentence=f"{record.target} is there; attaching")
-    verdict = _told(record, before, State.ACTIVE, "", back if awaited else None, now)
+        held = f"{target} is held by {stranger}"
+        change = Change(kind=ChangeKind.PROGRAM_ATTACHED, sentence=held)
+        verdict = _told(look, State.DISPLACED, held, change, stranger)
+        return _by_policy(look, verdict, (Evict(hook=hook, occupant=stranger), *steps), after)
+    awaited = look.before is not None and look.before.state is State.WAITING
+    back = Change(kind=ChangeKind.TARGET_BACK, sentence=f"{target} is there; attaching")
+    verdict = _told(look, State.ACTIVE, "", back if awaited else None)
     return replace(verdict, actions=steps, record=after)
 
 
-def _by_policy(
-    record: Record,
-    verdict: Verdict,
-    put_back: Sequence[Action],
-    after: Record,
-    fight: Fight,
-    ticks: Micros,
-) -> Verdict:
+def _by_policy(look: _Look, verdict: Verdict, put_back: Sequence[Action], after: Record) -> Verdict:
+    record, fight = look.record, look.fight
     match record.policy:
         case Policy.ALERT:
             return verdict
         case Policy.RESTORE:
-            if ticks < fight.not_before:
+            if look.ticks < fight.not_before:
                 reason = f"{verdict.health.reason}; contended, we tried {fight.restores} times"
                 return replace(verdict, health=replace(verdict.health, reason=reason))
-            return replace(verdict, actions=put_back, record=after, fight=fight.next_round(ticks))
+            return replace(verdict, actions=put_back, record=after, fight=fight.next_round(look.ticks))
         case Policy.YIELD:
             tampered = verdict.health.state is State.TAMPERED
             leave: tuple[Action, ...] = (SetAside(name=record.name),) if tampered else ()
