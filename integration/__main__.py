@@ -56,7 +56,8 @@ def main(places: Sequence[str], quiet: bool) -> None:
         }
         found |= {place: done.result() for place, done in work.items()}
     reports = [found[place] for place in PLACES if place in found]
-    console.print(_table(reports))
+    if any(outcome.kind for report in reports for outcome in report.outcomes):
+        console.print(_table(reports))
     for line in _notes(reports):
         console.print(line)
     console.print(f"{time.monotonic() - begun:.0f} s in all")

@@ -28,6 +28,30 @@ def test_kprobe_is_attached_and_counts_each_hit(host: Host) -> None:
     assert counter() - before == HITS
 
 
+def test_kprobe_whose_pins_were_removed_comes_back_from_systemd(host: Host) -> None:
+    """Its slot too: without a pin or a descriptor of it every hit would run nothing."""
+    host.undo("bpflinkctl", "detach", "calls")
+    host.ctl("attach", "calls", f"kprobe:{FUNCTION}", "--object", KPROBE)
+    link = host.link("calls")
+    counter = host.counter(link, "hits")
+    script = 'kill -STOP "$1" && rm -r "$2" && kill -KILL "$1"'
+    pid = host.main_pid
+    host.run("sh", "-c", script, "sh", str(pid), link["pins"])
+    host.run("/usr/bin/python3", "-I", "-c", _CALLS)
+    host.until_another_runs(pid)
+    host.run("/usr/bin/python3", "-I", "-c", _CALLS)
+    assert counter() == 2 * HITS
+    after = host.link("calls")
+    assert (after["state"], after["kernel_link_id"], after["missed"]) == ("active", link["kernel_link_id"], 0)
+    assert {"link", "slot", "program", "maps"} <= set(host.run("ls", "-1", after["pins"]).stdout.split())
+
+
+def test_daemon_may_ask_not_to_be_preempted(host: Host) -> None:
+    limits = host.run("cat", f"/proc/{host.main_pid}/limits").stdout
+    (line,) = [line for line in limits.splitlines() if line.startswith("Max realtime priority")]
+    assert line.split()[3:5] == ["1", "1"]
+
+
 def test_c_source_is_compiled_and_counts_each_frame(host: Host) -> None:
     # Under emulation the first compile takes longer than it may by default.
     host.drop_in("[Service]\nExecStart=\nExecStart=/usr/bin/bpflinkd --compile-timeout 400\n")
