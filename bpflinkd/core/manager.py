@@ -126,6 +126,8 @@ class Manager:
         health = Health(state=State.ACTIVE, reason="", since=record.created)
         if hook is None:
             reason = f"{plan.gone(target)}; we attach when it appears"
+            if occupant is not None:
+                reason = str(plan.busy(target, occupant))
             health = replace(health, state=State.WAITING, reason=reason)
         entry = Entry(record=record, health=health, held=held)
         self._links.add(entry)

@@ -77,8 +77,10 @@ class Templates:
 
     def for_cgroup(self, path: str) -> Iterator[Wanted]:
         """The links that a cgroup is to have and has not."""
+        # A sweep comes by for thousands that have theirs: what tells that must cost little.
+        made = {self._links[name].record.origin.template for name in self._links.on_cgroup(path)}
         for template in self._for_cgroups:
-            if template.target.matches(path):
+            if template.name not in made and template.target.matches(path):
                 yield from self._new(declared.expand(template, path))
 
     def unseen(self) -> Iterator[Wanted]:
