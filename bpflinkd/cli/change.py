@@ -129,10 +129,19 @@ def replace_command(settings: Settings, /, **given: Any) -> None:
 @click.pass_obj
 def detach_command(settings: Settings, name: str) -> None:
     """See `_DETACH_HELP`."""
-    settings.client().detach(name)
+    client = settings.client()
+    try:
+        file, template = client.link(name)["Origin"]
+    except ClientError:
+        file = template = ""  # the daemon says what is wrong, and better
+    client.detach(name)
     output = settings.output()
     if output.json:
         output.document({"name": name})
+    elif template:
+        output.line(f"{name} is detached; {template} of {file} makes it again when its target comes anew")
+    elif file:
+        output.line(f"{name} is detached; {file} declares it, so the next reload attaches it again")
     else:
         output.line(f"{name} is detached")
 

@@ -324,7 +324,8 @@ def ignores_hup(daemon: Daemon) -> Any:
 def test_a_declared_link_that_a_caller_detached_is_back_at_the_next_reload(world: World) -> None:
     declare(world, "a.toml", link("edge", "xdp:v0"))
     daemon = world.daemon()
-    daemon.detach("edge")
+    told = run(CTL, "--bus", world.bus, "detach", "edge")
+    assert told.endswith("a.toml declares it, so the next reload attaches it again\n")
     assert daemon.links() == {}
     assert reload(daemon) == ({"attached": 1}, [])
 
