@@ -130,7 +130,7 @@ def watch(
         done = answered(lambda: operation.act(lab))
         if process.poll() is None:
             when_quiet(lab.log)
-    return watched.calls, done
+    return of_one_thread(watched.calls), done
 
 
 def kinds_of(calls: tuple[Call, ...]) -> list[tuple[str, str]]:
@@ -138,9 +138,14 @@ def kinds_of(calls: tuple[Call, ...]) -> list[tuple[str, str]]:
     return [(call.name, call.what) for call in calls]
 
 
-def one_thread_a_call(calls: tuple[Call, ...]) -> None:
-    """What makes a name and a number one point of the whole process: strace counts for each thread."""
-    assert len({call.thread for call in calls}) == 1, calls
+def of_one_thread(calls: tuple[Call, ...]) -> tuple[Call, ...]:
+    """The calls of the one thread that makes what lasts; others, for the properties of a kprobe, only read.
+
+    It makes a name and a number one point of the whole process: strace counts for each thread.
+    """
+    lasting = {call.thread for call in calls if call.what not in READS}
+    assert len(lasting) <= 1, calls
+    return tuple(call for call in calls if call.thread in lasting)
 
 
 def usual(lab: Lab, operation: Operation, calls: tuple[str, ...]) -> tuple[Call, ...]:
@@ -150,7 +155,6 @@ def usual(lab: Lab, operation: Operation, calls: tuple[str, ...]) -> tuple[Call,
         operation.before(lab)
         made, done = watch(lab, operation, calls, {})
         assert done
-        one_thread_a_call(made)
         if kinds_of(made) == seen:
             return made
         seen = kinds_of(made)
@@ -328,8 +332,7 @@ def start_watched(lab: Lab, kill_at: dict[str, int]) -> tuple[Call, ...]:
     finally:
         os.kill(bus, signal.SIGCONT)
     daemon.kill()
-    one_thread_a_call(watched.calls)
-    return watched.calls
+    return of_one_thread(watched.calls)
 
 
 def daemon_started(daemon: Daemon) -> None:

@@ -82,7 +82,7 @@ class Lab:
         assert set(links) == {NAME}
         view: View = links[NAME]
         assert (view["State"], view["Reason"]) == ("active", "")
-        assert pins == self._pins_of_a_link()
+        assert pins == self._pins_of_a_link(), sorted(pins)
         program, link_id = view["Program"]["id"], view["KernelLinkId"]
         home = self.daemon.pins / NAME
         pinned = bpftool("link", "show", "pinned", home / "link")
