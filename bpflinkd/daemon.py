@@ -242,8 +242,9 @@ class Daemon:
     def _reloaded(self, outcome: Outcome) -> None:
         self._refused = tuple(refusal.sentence for refusal in outcome.refused)
         self._watching.follow_patterns(self._manager.cgroup_patterns())
-        counts = ", ".join(f"{number} {what}" for what, number in sorted(outcome.done.items()) if number)
-        log.info("links.d: %s", "; ".join(filter(None, (counts, f"{len(self._refused)} refused"))))
+        counted = {**outcome.done, "refused": len(self._refused)}
+        counts = ", ".join(f"{number} {what}" for what, number in sorted(counted.items()) if number)
+        log.info("declared links: %s", counts or "none")
         if self._ready:
             self._tell_status()
 

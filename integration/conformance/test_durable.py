@@ -2,15 +2,22 @@
 
 from pathlib import Path
 
+import pytest
+
 from integration.conformance.conftest import require, supported
-from integration.conformance.kinds import Kind, Kprobe, compiled
+from integration.conformance.kinds import KINDS, Kind, compiled
 from integration.conformance.test_promises import NAME, hits_of
-from integration.conformance.test_source import COUNTING
 from tests.lab import Daemon
 from tests.lab.daemon import elf
 from tests.lab.declarations import declare, link
 from tests.lab.reboot import after_reboot
-from tests.lab.world import until
+
+
+@pytest.fixture(params=["xdp native", "cgroup", "kprobe", "kprobe-multi"])
+def kind(request: pytest.FixtureRequest, daemon: Daemon) -> Kind:
+    """One kind of each way to be attached and swapped: under emulation each costs ten seconds."""
+    require(daemon, KINDS[request.param].feature)
+    return KINDS[request.param](daemon.world)
 
 
 def declared(kind: Kind, program: str) -> str:
@@ -62,29 +69,3 @@ def test_all_kinds_are_back_after_a_reboot(daemon: Daemon) -> None:
         with kind.under_load() as load:
             pass
         assert hits[0] == load.events > 0, name
-
-
-def test_source_is_compiled_beside_the_worker(daemon: Daemon, tmp_path: Path) -> None:
-    """Declared, and again after a reboot: other changes do not wait for the compiler."""
-    require(daemon, "source")
-    require(daemon, "kprobe")
-    kind = Kprobe(daemon.world)
-    text = tmp_path / "count.c"
-    text.write_text(COUNTING["kprobe"])
-    file = declare(daemon.world, "a.toml", declared(kind, f'source = "{text}"'))
-    try:
-        assert reload(daemon) == {"attached": 1}
-        after_reboot(daemon)
-        assert daemon.link(NAME)["State"] == "failed"
-        assert "is being compiled" in daemon.link(NAME)["Reason"]
-        other = supported(daemon)["cgroup"]
-        daemon.attach("meanwhile", other.target(), elf(compiled(other.program)))
-        assert daemon.link(NAME)["State"] == "failed", "the attach did not wait for the compiler"
-        until(lambda: daemon.state(NAME) == "active", "the source is compiled", seconds=200)
-        hits = hits_of(daemon)
-        with kind.under_load() as load:
-            pass
-        assert hits[0] == load.events
-    finally:
-        file.unlink()
-        reload(daemon)

@@ -1,5 +1,5 @@
-"""C source that is refused with a sentence, and compilers that are killed. The kernel has no part in it,
-so one kernel is enough."""
+"""C source that is refused with a sentence, and compilers that are killed or take their time. The kernel has no
+part in it, so one kernel is enough."""
 
 import os
 import signal
@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from integration.conformance.conftest import require
-from integration.conformance.kinds import Cgroup, Kind
-from integration.conformance.test_promises import NAME, kernel_objects
+from integration.conformance.conftest import require, supported
+from integration.conformance.kinds import Cgroup, Kind, Kprobe, compiled
+from integration.conformance.test_durable import declared, reload
+from integration.conformance.test_promises import NAME, hits_of, kernel_objects
 from integration.conformance.test_source import COUNTING, source
 from tests.lab import Daemon
-from tests.lab.daemon import Refused, Source
+from tests.lab.daemon import Refused, Source, elf
+from tests.lab.declarations import declare
+from tests.lab.reboot import after_reboot
 from tests.lab.world import until
 
 
@@ -138,3 +141,28 @@ def test_a_killed_daemon_takes_the_compiler_along(daemon: Daemon, tmp_path: Path
     assert client.returncode != 0
     daemon.start()
     assert daemon.links() == {}
+
+
+def test_source_is_compiled_beside_the_worker(daemon: Daemon, tmp_path: Path) -> None:
+    """Declared, and again after a reboot: other changes do not wait for the compiler."""
+    require(daemon, "kprobe")
+    kind = Kprobe(daemon.world)
+    text = tmp_path / "count.c"
+    text.write_text(COUNTING["kprobe"])
+    file = declare(daemon.world, "a.toml", declared(kind, f'source = "{text}"'))
+    try:
+        assert reload(daemon) == {"attached": 1}
+        after_reboot(daemon)
+        assert daemon.link(NAME)["State"] == "failed"
+        assert "is being compiled" in daemon.link(NAME)["Reason"]
+        other = supported(daemon)["cgroup"]
+        daemon.attach("meanwhile", other.target(), elf(compiled(other.program)))
+        assert daemon.link(NAME)["State"] == "failed", "the attach did not wait for the compiler"
+        until(lambda: daemon.state(NAME) == "active", "the source is compiled", seconds=200)
+        hits = hits_of(daemon)
+        with kind.under_load() as load:
+            pass
+        assert hits[0] == load.events
+    finally:
+        file.unlink()
+        reload(daemon)
