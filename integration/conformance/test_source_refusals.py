@@ -1,5 +1,5 @@
-"""C source that is refused with a sentence, and compilers that are killed or take their time. The kernel has no
-part in it, so one kernel is enough."""
+"""C source that is refused with a sentence, and compilers that are killed or take their time. The kernel has
+no part in it, so one kernel is enough."""
 
 import os
 import signal
