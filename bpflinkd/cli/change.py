@@ -139,7 +139,10 @@ def detach_command(settings: Settings, name: str) -> None:
     if output.json:
         output.document({"name": name})
     elif template:
-        output.line(f"{name} is detached; {template} of {file} makes it again when its target comes anew")
+        output.line(
+            f"{name} is detached; {template} of {file} makes it again at the next reload, or when "
+            "its target comes anew"
+        )
     elif file:
         output.line(f"{name} is detached; {file} declares it, so the next reload attaches it again")
     else:

@@ -145,7 +145,7 @@ class Declarer:
         return self._cover(self._templates.unseen())
 
     def decline(self, record: Record) -> None:
-        """A caller ended a link: its template does not make it again while the target is there."""
+        """A caller ended a link, or a stranger has it: it is not made again while the target is there."""
         if record.origin.template:
             self._templates.decline(record.name, record.target)
 

@@ -69,8 +69,10 @@ class Manager:
         self._ticks = ticks
         self._executor = Executor(kernel, pins, store)
         self._links = Links()
-        self._observer = Observer(self._links, kernel, self._executor, publish, clock, ticks)
         self._declarer = Declarer(self, self._links, kernel, store)
+        self._observer = Observer(
+            self._links, kernel, self._executor, publish, clock, ticks, self._declarer.decline
+        )
         self._take_back = TakeBack(
             self._links, kernel, pins, store, self._executor, self._observer, publish, clock
         )

@@ -4,6 +4,7 @@ Reads the kernel, has `reconcile` judge, does what policy says, and tells. For t
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import assert_never
 
@@ -22,7 +23,7 @@ from bpflinkd.core.events import (
 )
 from bpflinkd.core.executor import Executor
 from bpflinkd.core.links import Entry, Links, status_of
-from bpflinkd.core.model import Health, State
+from bpflinkd.core.model import Health, Record, State
 from bpflinkd.core.ports import Clock, Kernel, Publish, Ticks
 from bpflinkd.core.reconcile import Change, Verdict, judge
 from bpflinkd.core.targets import IfIndex, KprobeHook, KprobeMultiTarget, KprobeTarget, XdpHook, XdpTarget
@@ -41,13 +42,16 @@ class Observer:
         publish: Publish,
         clock: Clock,
         ticks: Ticks,
+        yielded: Callable[[Record], None],
     ) -> None:
+        """`yielded` is called with a link that was let go to a stranger."""
         self._links = links
         self._kernel = kernel
         self._executor = executor
         self._publish = publish
         self._clock = clock
         self._ticks = ticks
+        self._yielded = yielded
 
     def hear(self, tiding: Tiding) -> None:
         """A watcher saw something change: look at the links that it may concern."""
@@ -124,6 +128,8 @@ class Observer:
             self._executor.run(verdict.actions, entry.record.target, entry.held)
             self._links.drop(name)
             self._publish(LinkRemoved(view=view, reason=verdict.let_go))
+            if verdict.health.state is not State.WAITING:
+                self._yielded(view.record)
             return
         if verdict.fight is not None:
             # Two steps for readers too: what it was like, and that we put it back.

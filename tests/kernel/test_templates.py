@@ -203,6 +203,21 @@ def test_what_a_caller_detached_stays_away_while_the_target_is_there(
     soon(daemon, {"pods@pod1": "active", "pods@pod2": "active"})
 
 
+def test_what_was_left_to_a_stranger_is_not_made_again(world: World, quiet: Callable[[], Daemon]) -> None:
+    declare(world, "a.toml", link("pods", "xdp:pod?", OLD, 'policy = "yield"', 'mode = "generic"'))
+    pair(world, "pod1")
+    daemon = quiet()
+    soon(daemon, {"pods@pod1": "active"})
+    world.ip("link", "set", "pod1", "up")  # only then netlink tells of a program
+    run("bpftool", "link", "detach", "id", str(daemon.link("pods@pod1")["KernelLinkId"]))
+    world.ip("link", "set", "pod1", "xdpgeneric", "object", str(program("single")), "section", "xdp")
+    soon(daemon, {})
+    world.ip("link", "set", "pod1", "mtu", "1400")
+    world.ip("link", "set", "pod1", "xdpgeneric", "off")
+    pair(world, "pod2")
+    soon(daemon, {"pods@pod2": "active"})
+
+
 def test_matches_that_came_and_went_while_the_daemon_was_away(
     world: World, quiet: Callable[[], Daemon]
 ) -> None:
