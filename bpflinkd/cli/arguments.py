@@ -13,15 +13,7 @@ from bpflinkd.cli.kinds import Text
 from bpflinkd.core import targets, written
 from bpflinkd.core.errors import BadTarget
 from bpflinkd.core.patterns import CgroupPattern, InterfacePattern
-from bpflinkd.dbus.client import (
-    CgroupTarget,
-    KprobeTarget,
-    OpenObject,
-    OpenSource,
-    Source,
-    Target,
-    XdpTarget,
-)
+from bpflinkd.dbus.values import CgroupTarget, KprobeTarget, OpenObject, OpenSource, Source, Target, XdpTarget
 
 _U32_MAX: Final = 2**32 - 1
 _AN_OBJECT: Final = ("object", "an ELF object such as filter.bpf.o")

@@ -15,7 +15,7 @@ from bpflinkd.cli.kinds import NAME, Text
 from bpflinkd.cli.settings import Settings
 from bpflinkd.core.model import Lifetime, Policy
 from bpflinkd.core.targets import XdpMode
-from bpflinkd.dbus.client import ClientError
+from bpflinkd.dbus.answers import ClientError
 
 _GENERATIONS = click.IntRange(1, 2**64 - 1)
 

@@ -12,7 +12,7 @@ from bpflinkd.cli.failures import REFUSED, InputError
 from bpflinkd.cli.group import Command
 from bpflinkd.cli.kinds import NAME
 from bpflinkd.cli.settings import Settings
-from bpflinkd.dbus.client import LinkProperties, ProgramFile
+from bpflinkd.dbus.values import LinkProperties, ProgramFile
 
 _RELOAD_HELP = """Apply what the files in links.d declare, as far as it is not so already.
 

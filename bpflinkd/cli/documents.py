@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from bpflinkd.cli.words import user_name
 from bpflinkd.core import names
-from bpflinkd.dbus.client import Event, LinkProperties, ManagerProperties
+from bpflinkd.dbus.values import Event, LinkProperties, ManagerProperties
 
 Document: TypeAlias = dict[str, Any]
 

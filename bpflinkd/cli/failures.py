@@ -69,7 +69,7 @@ def _explain(error: BaseException) -> tuple[int, str, str, str]:
 
 def _explain_answer(error: BaseException) -> tuple[int, str, str, str]:
     # Not before: a mistake in usage has no need of GIO.
-    from bpflinkd.dbus.client import ClientError, NoDaemon, NotAllowed
+    from bpflinkd.dbus.answers import ClientError, NoDaemon, NotAllowed
 
     if isinstance(error, ClientError):
         code = REFUSED

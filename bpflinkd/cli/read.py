@@ -12,7 +12,7 @@ from bpflinkd.cli.group import Command
 from bpflinkd.cli.kinds import NAME
 from bpflinkd.cli.render import STATE_STYLES, Column
 from bpflinkd.cli.settings import Settings
-from bpflinkd.dbus.client import ManagerProperties, Row
+from bpflinkd.dbus.values import ManagerProperties, Row
 
 _LIST_COLUMNS: Final = (
     Column("NAME", cut="end"),

@@ -11,7 +11,7 @@ from bpflinkd.cli.settings import Settings
 from bpflinkd.core.attach_types import CGROUP_ATTACH_TYPES
 from bpflinkd.core.model import BUILTINS
 from bpflinkd.core.written import KPROBE_KINDS
-from bpflinkd.dbus.client import ClientError
+from bpflinkd.dbus.answers import ClientError
 
 _LETTERS: Final = 3
 _MOST_FUNCTIONS: Final = 200

@@ -4,177 +4,33 @@ GIO carries the messages. Little else is imported, the core's model not either: 
 client starts anew for every call.
 """
 
-# ruff: noqa: PLC0415  # what reads an answer is imported while the daemon makes it
-
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, TypeAlias, TypedDict, cast
+from typing import Any, Final, TypeAlias, cast
 
-import gi
 from gi.repository import Gio, GLib
 
 from bpflinkd.core import names
-from bpflinkd.core.errors import ERROR_PREFIX
+from bpflinkd.dbus.answers import ClientError, NoDaemon, NotAllowed, decode, decoder, refusal
 from bpflinkd.dbus.contract import BUS_NAME, LINK, LINKS, MANAGER, OBJECT_MANAGER, PROPERTIES, ROOT
+from bpflinkd.dbus.values import (
+    Event,
+    KprobeTarget,
+    LinkProperties,
+    ManagerProperties,
+    OpenObject,
+    OpenSource,
+    Program,
+    ProgramFile,
+    Refusal,
+    Reloaded,
+    Row,
+    Source,
+    Target,
+    XdpTarget,
+)
 
-_GONE: Final = ("ServiceUnknown", "NameHasNoOwner", "Disconnected", "TimedOut")
-_NOT_ALLOWED: Final = ("NotAuthorized", "NotOwner", "AccessDenied", "AuthFailed")
 _NO_OBJECT: Final = ("UnknownObject", "UnknownMethod", "UnknownInterface")
 _SLOW_AFTER_MS: Final = 1000
-_U64: Final = 2**64
-
-
-class ClientError(Exception):
-    """A call was refused or failed. `str(error)` is a sentence that a person can act on."""
-
-    def __init__(self, name: str, sentence: str, log: str = "") -> None:
-        super().__init__(sentence)
-        self.name = name
-        """The error's name without its prefix: `HookBusy`."""
-        self.sentence = sentence
-        self.log = log
-        """The verifier's log, whole; empty where it did not speak."""
-
-
-class NoDaemon(ClientError):
-    """There is no bus, or no bpflinkd on it (any more)."""
-
-
-class NotAllowed(ClientError):
-    """The daemon or the bus does not let this user do it."""
-
-
-class XdpTarget(NamedTuple):
-    """An interface's XDP hook; the daemon chooses the mode where none is given."""
-
-    interface: str
-    mode: str | None = None
-
-
-class CgroupTarget(NamedTuple):
-    """A cgroup v2 directory; the program tells the attach type where none is given."""
-
-    path: str
-    attach_type: str | None = None
-
-
-class KprobeTarget(NamedTuple):
-    """A kernel function, or with `multi` a pattern of functions; where they begin or return."""
-
-    function: str
-    offset: int = 0
-    at_return: bool = False
-    multi: bool = False
-    cookie: int = 0
-
-
-Target: TypeAlias = XdpTarget | CgroupTarget | KprobeTarget
-
-
-class OpenSource(NamedTuple):
-    """An open file of C for bcc; the function's name may be left out where it holds one."""
-
-    fd: int
-    program: str | None = None
-
-
-class OpenObject(NamedTuple):
-    """An open ELF file; the program's name may be left out where it holds one."""
-
-    fd: int
-    program: str | None = None
-
-
-class Source(NamedTuple):
-    """A program that is known by a word or number: `pin` a path, `id` a kernel id, `builtin` a name."""
-
-    kind: str
-    value: str | int
-
-
-Program: TypeAlias = OpenObject | OpenSource | Source
-
-
-class Row(NamedTuple):
-    """One link in the table of List."""
-
-    name: str
-    target: str
-    state: str
-    owner: int
-    generation: int
-    program: str
-    tag: str
-    state_since: int
-
-
-class Refusal(NamedTuple):
-    """What a reload refused: a file, or one link of it."""
-
-    file: str
-    link: str
-    sentence: str
-    log: str
-
-
-class Reloaded(NamedTuple):
-    """What a reload did: how many links were attached, replaced, and so on; and what it refused."""
-
-    done: dict[str, int]
-    refused: list[Refusal]
-
-
-class ProgramFile(NamedTuple):
-    """An ELF `object` or C `source`, and the program in it that a link runs."""
-
-    kind: str
-    program: str
-    data: bytes
-
-
-class Event(NamedTuple):
-    """A signal of the Manager: its name in the contract, the link it is about, the other arguments."""
-
-    signal: str
-    link: str
-    arguments: list[Any]
-
-
-class LinkProperties(TypedDict):
-    """One link, as in the interface org.bpflinkd1.Link; structs are sequences."""
-
-    Name: str
-    Target: tuple[str, str, str]
-    State: str
-    Reason: str
-    StateSince: int
-    Owner: int
-    Policy: str
-    Lifetime: str
-    Origin: tuple[str, str]
-    Created: int
-    Generation: int
-    GenerationSince: int
-    Program: tuple[int, str, str, str]
-    Source: tuple[str, str]
-    Running: dict[str, Any]
-    KernelLinkId: int
-    Hook: tuple[str, int]
-    Maps: list[str]
-    Kprobe: tuple[int, int, int]
-
-
-class ManagerProperties(TypedDict):
-    """The daemon, as in the interface org.bpflinkd1.Manager."""
-
-    Version: str
-    Pid: int
-    Started: int
-    KernelRelease: str
-    Paths: dict[str, str]
-    States: dict[str, int]
-    WatchSources: dict[str, dict[str, Any]]
-    Refused: list[str]
-
 
 Notice: TypeAlias = Callable[[], Callable[[], None]]
 """Begins to tell the user that we wait; what it returns ends that."""
@@ -363,7 +219,7 @@ class Client:
             return bool(GLib.SOURCE_REMOVE)
 
         begin(done)
-        _decoder()
+        decoder()
         patience = GLib.timeout_add(_SLOW_AFTER_MS, slow)
         try:
             loop.run()
@@ -396,45 +252,6 @@ class Client:
         if _is(error, Gio.IOErrorEnum.CLOSED):
             return NoDaemon("DaemonGone", f"the connection to the {self._bus} broke: {error.message}")
         return ClientError("CallFailed", f"the call could not be made: {error.message}")
-
-
-def refusal(name: str, message: str) -> ClientError:
-    """What an error reply means to us."""
-    short = name.rpartition(".")[2]
-    if name.startswith(ERROR_PREFIX):
-        sentence, _, log = message.partition("\n\n")
-        kind = NotAllowed if short in _NOT_ALLOWED else ClientError
-        return kind(short, sentence, log)
-    if short in _NOT_ALLOWED:
-        return NotAllowed(short, f"the bus does not let you ask this of bpflinkd; try as root ({message})")
-    if short == "NoReply":
-        return NoDaemon(
-            "DaemonGone", "bpflinkd went away before it answered; it may have done what was asked"
-        )
-    # An activation that failed has names of the bus's (Spawn.*) or of systemd's.
-    if short in _GONE or ".Spawn." in name or ".systemd1." in name:
-        return NoDaemon("NoDaemon", f"bpflinkd is not running on this bus: {message}")
-    return ClientError(short, message or f"the call failed: {name}")
-
-
-def decode(value: GLib.Variant) -> Any:
-    """A message's body as lists, dicts, strings and ints; a struct is a list."""
-    serialize, loads = _decoder()
-    text = serialize(value)[0]
-    # json-glib writes a `t` from 2**63 on as a negative number; no signed integer is in the contract.
-    if any(sign in text for sign in (":-", "[-", ",-")):
-        return loads(text, parse_int=lambda digits: int(digits) % _U64)
-    return loads(text)
-
-
-def _decoder() -> tuple[Callable[[GLib.Variant], tuple[str, int]], Callable[..., Any]]:
-    """json-glib and json: for a thousand links a third of the time that GLib.Variant.unpack takes."""
-    import json
-
-    gi.require_version("Json", "1.0")
-    from gi.repository import Json
-
-    return Json.gvariant_serialize_data, json.loads
 
 
 def _is(error: GLib.Error, code: Any) -> bool:

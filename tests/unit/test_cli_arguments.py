@@ -10,15 +10,7 @@ import pytest
 
 from bpflinkd.cli import arguments, main
 from bpflinkd.cli.arguments import SourceOptions
-from bpflinkd.dbus.client import (
-    CgroupTarget,
-    KprobeTarget,
-    OpenObject,
-    OpenSource,
-    Source,
-    Target,
-    XdpTarget,
-)
+from bpflinkd.dbus.values import CgroupTarget, KprobeTarget, OpenObject, OpenSource, Source, Target, XdpTarget
 
 NOTHING = SourceOptions(None, None, None, None, None, None)
 

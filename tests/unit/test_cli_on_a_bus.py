@@ -22,7 +22,7 @@ import pytest
 from gi.repository import Gio, GLib
 
 from bpflinkd.core.errors import ERROR_PREFIX
-from bpflinkd.dbus import client, contract
+from bpflinkd.dbus import answers, client, contract
 
 CTL = Path(sys.executable).with_name("bpflinkctl")
 ROOT = Path(__file__).parents[2]
@@ -126,7 +126,7 @@ def test_the_client_and_the_daemon_name_the_same_things() -> None:
 
 def test_the_largest_numbers_survive_decoding() -> None:
     body = GLib.Variant("(ta{sv}at)", (2**64 - 1, {"-": GLib.Variant("t", 2**63)}, [1, 2**63 + 1]))
-    assert client.decode(body) == [2**64 - 1, {"-": 2**63}, [1, 2**63 + 1]]
+    assert answers.decode(body) == [2**64 - 1, {"-": 2**63}, [1, 2**63 + 1]]
 
 
 def test_list_is_a_table(bus: str) -> None:

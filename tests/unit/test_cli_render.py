@@ -11,7 +11,7 @@ import pytest
 from bpflinkd.cli import documents, follow, render, words
 from bpflinkd.cli.read import _LIST_COLUMNS, _list_row
 from bpflinkd.cli.render import Column, Output
-from bpflinkd.dbus.client import Event, Row
+from bpflinkd.dbus.values import Event, Row
 
 LONG = Row(
     name="a-name-that-is-much-longer-than-anybody-needs",
