@@ -143,9 +143,9 @@ def of_one_thread(calls: tuple[Call, ...]) -> tuple[Call, ...]:
 
     It makes a name and a number one point of the whole process: strace counts for each thread.
     """
-    lasting = {call.thread for call in calls if call.what not in READS}
+    lasting = {call.thread for call in calls if call.name in LASTING_CALLS and call.what not in READS}
     assert len(lasting) <= 1, calls
-    return tuple(call for call in calls if call.thread in lasting)
+    return tuple(call for call in calls if call.name not in LASTING_CALLS or call.thread in lasting)
 
 
 def usual(lab: Lab, operation: Operation, calls: tuple[str, ...]) -> tuple[Call, ...]:
