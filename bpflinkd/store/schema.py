@@ -103,7 +103,9 @@ def opened(path: Path) -> sqlite3.Connection:
             if fresh:
                 os.chmod(path, 0o600)
         except sqlite3.OperationalError as error:
-            raise StorageFailed(f"the state in {path} cannot be opened: {error}") from None
+            in_use = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_BUSY
+            hint = "; another program has it open, 'fuser' tells which: end that" if in_use else ""
+            raise StorageFailed(f"the state in {path} cannot be opened: {error}{hint}") from None
         except sqlite3.DatabaseError as error:
             raise StorageFailed(damaged.format(error)) from None
         undo.pop_all()

@@ -275,8 +275,12 @@ def test_corrupt_database(daemon: Daemon, damage: object, says: str) -> None:
 
 def test_state_of_a_newer_release(daemon: Daemon) -> None:
     daemon.end()
-    with sqlite3.connect(daemon.state_dir / "bpflinkd.sqlite") as db:
-        db.execute("PRAGMA user_version = 99")
+    state = sqlite3.connect(daemon.state_dir / "bpflinkd.sqlite")
+    state.execute("PRAGMA user_version = 99")
+    done = _start(daemon)
+    assert done.returncode == 1
+    assert "another program has it open" in done.stderr
+    state.close()
     done = _start(daemon)
     assert done.returncode == 1
     assert "of a newer bpflinkd" in done.stderr
