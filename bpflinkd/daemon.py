@@ -41,6 +41,8 @@ EXIT_NOT_ALLOWED: Final = 4
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _STATUS_MS: Final = 500
 """The status text follows changes after so long: there may be a thousand at once."""
+_LAST_WORDS: Final = 2.0
+"""Seconds that the service manager has to take what it was sent before we end."""
 _STUCK: Final = 120.0
 """Seconds that one piece of work may take before the watchdog is left to bite."""
 
@@ -111,6 +113,8 @@ class Daemon:
         self._watching.close()
         self._worker.stop()  # a compiler at work ends with us
         self._store.close()
+        # A message of a process that is gone is nobody's to the manager: the last link's descriptor, say.
+        systemd.barrier(_LAST_WORDS)
         if self._failure is not None:
             raise self._failure
 
