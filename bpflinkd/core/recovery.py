@@ -18,7 +18,7 @@ from bpflinkd.core.actions import (
     SetAside,
 )
 from bpflinkd.core.executor import Held
-from bpflinkd.core.model import Record
+from bpflinkd.core.model import NO_PROGRAM, Record
 from bpflinkd.core.ports import Link, Pinned, Stored
 
 
@@ -84,11 +84,14 @@ def recover(item: Stored, pinned: Pinned) -> Recovery:
 
 
 def _finish_ending(name: str, held: Held) -> Recovery:
-    """Finish a detach; a link that runs a stranger's program is left to the stranger."""
+    """Finish a detach; a link that runs a stranger's program is left to the stranger.
+
+    A kprobe's slot may be empty: that is how its detach begins.
+    """
     strange = (
         held.link is not None
         and held.program is not None
-        and held.link.facts().prog_id != held.program.info.id
+        and held.link.facts().prog_id not in (held.program.info.id, NO_PROGRAM)
     )
     end: Action = SetAside(name=name) if strange else EndLink(name=name)
     return Recovery(

@@ -11,7 +11,7 @@ from bpflinkd.core.actions import (
     SaveDone,
     SetAside,
 )
-from bpflinkd.core.model import Record
+from bpflinkd.core.model import NO_PROGRAM, Record
 from bpflinkd.core.ports import Pinned, Stored
 from bpflinkd.core.recovery import recover
 from tests.unit.fakes import HOOK, FakeLink, FakeProgram, record
@@ -87,6 +87,14 @@ def test_recovery(
 def test_a_detach_is_finished() -> None:
     decision = recover(stored(ending=True), pins(1, 1))
     assert decision.record is None
+    assert [type(action) for action in decision.actions] == [EndLink, *ERASE]
+
+
+def test_a_detach_that_had_emptied_the_slot_is_finished() -> None:
+    emptied = pins(1, 1)
+    assert isinstance(emptied.link, FakeLink)
+    emptied.link.prog_id = NO_PROGRAM
+    decision = recover(stored(ending=True), emptied)
     assert [type(action) for action in decision.actions] == [EndLink, *ERASE]
 
 
