@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import sqlite3
 import threading
 import time
 
@@ -235,6 +236,20 @@ def test_kill_9_at_random_moments_of_attach_replace_and_detach(daemon: Daemon, k
         assert (hits[0] - before, daemon.link(NAME)["Missed"]) == (load.events, missed)
         assert missed == 0
         daemon.detach(NAME)
+
+
+def test_a_detach_that_had_emptied_the_slot_is_finished(daemon: Daemon, kprobe: Kprobe) -> None:
+    """As `kill -9` leaves it in the midst of a detach: nothing is left, nor set aside as a stranger's."""
+    links_before = kernel_objects()["link"]
+    daemon.attach(NAME, kprobe.target(), elf(compiled("kprobe")))
+    daemon.kill()
+    with contextlib.closing(sqlite3.connect(daemon.state_dir / "bpflinkd.sqlite")) as state, state:
+        state.execute("UPDATE link SET ending = 1")
+    run("bpftool", "map", "delete", "pinned", daemon.pins / NAME / "slot", "key", *"0000")
+    daemon.start()
+    assert daemon.links() == {}
+    assert list(daemon.pins.iterdir()) == []
+    until(lambda: kernel_objects()["link"] == links_before, "the link is gone", seconds=20)
 
 
 def _change_until_refused(daemon: Daemon, kprobe: Kprobe) -> None:
