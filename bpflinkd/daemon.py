@@ -5,6 +5,7 @@ import os
 import platform
 import resource
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -43,6 +44,9 @@ _STATUS_MS: Final = 500
 """The status text follows changes after so long: there may be a thousand at once."""
 _LAST_WORDS: Final = 2.0
 """Seconds that the service manager has to take what it was sent before we end."""
+_GIVE_WAY: Final = 0.0005
+"""Seconds after which the worker, where it computes, lets the main loop go on. Python's own 5 ms, several
+times an answer, would be more than a reader is to wait."""
 _STUCK: Final = 120.0
 """Seconds that one piece of work may take before the watchdog is left to bite."""
 
@@ -71,6 +75,7 @@ class Daemon:
         self._config = config
         self._started = _now()
         _raise_descriptor_limit()
+        sys.setswitchinterval(_GIVE_WAY)
         _make_runtime_dir(config.runtime_dir)
         self._loop = GLib.MainLoop()
         self._store = SqliteStore(config.state_dir)
