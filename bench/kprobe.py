@@ -15,7 +15,7 @@ from bench.setting import Place, Setting
 from bench.table import Row, against_floor
 from bench.timing import interleaved
 from bpflinkd.core import attach_types
-from bpflinkd.core.model import PinnedProgram
+from bpflinkd.core.sources import PinnedProgram
 from bpflinkd.core.targets import KprobeHook, KprobeTarget
 from bpflinkd.kernel import dispatcher, libbpf, perf
 from bpflinkd.kernel.dispatched import DispatchedLink

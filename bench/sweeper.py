@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 from bench.timing import interleaved
+from bpflinkd.core.ids import Micros, UnixMicros
 from bpflinkd.core.manager import Manager
-from bpflinkd.core.model import Micros, State, UnixMicros
+from bpflinkd.core.model import State
 from bpflinkd.kernel import libbpf
 from bpflinkd.kernel.bpffs import PinDirectory
 from bpflinkd.kernel.info import LINK_INFO_SIZE

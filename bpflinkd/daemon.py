@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pydbus.bus
 from gi.repository import GLib
@@ -22,8 +22,8 @@ from bpflinkd.config import Config
 from bpflinkd.config.links import LinksDirectory, directories
 from bpflinkd.core.declarer import Outcome
 from bpflinkd.core.events import LinkAdded, LinkRemoved, News, StateChanged, Tiding
+from bpflinkd.core.ids import Micros, UnixMicros
 from bpflinkd.core.manager import Manager
-from bpflinkd.core.model import Micros, State, UnixMicros
 from bpflinkd.core.pending import Pending
 from bpflinkd.dbus.connecting import Connecting
 from bpflinkd.dbus.service import Service
@@ -33,6 +33,9 @@ from bpflinkd.kernel.system import LinuxKernel
 from bpflinkd.store.sqlite import SqliteStore
 from bpflinkd.watching import Watching
 from bpflinkd.worker import Worker
+
+if TYPE_CHECKING:
+    from bpflinkd.core.model import State
 
 log = logging.getLogger(__name__)
 

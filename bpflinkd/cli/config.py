@@ -224,18 +224,18 @@ def _target(target: WantedTarget | Pattern) -> dict[str, Any]:
 
 def _program(program: DeclaredProgram) -> tuple[str, str, str | None]:
     """Kind, value, and the name of the program in it where it was given."""
-    from bpflinkd.core import model
+    from bpflinkd.core import sources
 
     match program:
-        case model.ObjectImage(sha256=sha256, program=name):
+        case sources.ObjectImage(sha256=sha256, program=name):
             return "object", sha256, name
-        case model.SourceText(sha256=sha256, program=name):
+        case sources.SourceText(sha256=sha256, program=name):
             return "source", sha256, name
-        case model.KeptObject(sha256=sha256, program=name):
+        case sources.KeptObject(sha256=sha256, program=name):
             return "kept", sha256, name
-        case model.KeptSource(sha256=sha256, program=name):
+        case sources.KeptSource(sha256=sha256, program=name):
             return "kept-source", sha256, name
-        case model.PinnedProgram(path=path):
+        case sources.PinnedProgram(path=path):
             return "pin", path, None
-        case model.Builtin(name=name):
+        case sources.Builtin(name=name):
             return "builtin", name, None

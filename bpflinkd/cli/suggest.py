@@ -9,7 +9,7 @@ import click
 
 from bpflinkd.cli.settings import Settings
 from bpflinkd.core.attach_types import CGROUP_ATTACH_TYPES
-from bpflinkd.core.model import BUILTINS
+from bpflinkd.core.sources import BUILTINS
 from bpflinkd.core.written import KPROBE_KINDS
 from bpflinkd.dbus.answers import ClientError
 

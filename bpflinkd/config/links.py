@@ -16,14 +16,14 @@ from bpflinkd.config.settings import Config
 from bpflinkd.config.table import Asked, Wanted
 from bpflinkd.config.trust import ROOT, Trust, Unfit
 from bpflinkd.core.declared import AnyDeclaration, Declaration, Declarations, DeclaredProgram, Refused
-from bpflinkd.core.model import (
+from bpflinkd.core.model import Owner
+from bpflinkd.core.sources import (
     MAX_OBJECT,
     MAX_SOURCE,
     Builtin,
     KeptObject,
     KeptSource,
     ObjectImage,
-    Owner,
     PinnedProgram,
     SourceText,
 )

@@ -9,8 +9,9 @@ from typing import Any, Final, TypeVar
 from bpflinkd.config.checks import NUMBER, TABLE, TEXT, Fault, Kind, meant, shown, typed, unknown
 from bpflinkd.core import names, patterns, written
 from bpflinkd.core.errors import BadName, BadTarget
-from bpflinkd.core.model import BUILTINS, Lifetime, Policy
+from bpflinkd.core.model import Lifetime, Policy
 from bpflinkd.core.patterns import CgroupPattern, InterfacePattern, Pattern
+from bpflinkd.core.sources import BUILTINS
 from bpflinkd.core.targets import WantedTarget, XdpMode
 
 _MOST_UID: Final = 2**32 - 2

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from bpflinkd.core.model import Occupant, ProgId, Record
+from bpflinkd.core.ids import ProgId
+from bpflinkd.core.model import Occupant, Record
 from bpflinkd.core.ports import Program
 from bpflinkd.core.targets import Hook
 

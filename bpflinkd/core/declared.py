@@ -5,24 +5,19 @@ from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar, cast
 
 from bpflinkd.core import patterns
-from bpflinkd.core.model import (
-    ROOT,
+from bpflinkd.core.model import ROOT, Lifetime, Origin, Owner, Policy, Record
+from bpflinkd.core.patterns import CgroupPattern, Interface, InterfacePattern, Pattern
+from bpflinkd.core.sources import (
     Builtin,
     KeptObject,
     KeptSource,
-    Lifetime,
     ObjectImage,
-    Origin,
-    Owner,
     PinnedProgram,
-    Policy,
-    Record,
     Source,
     SourceText,
     StoredObject,
     StoredSource,
 )
-from bpflinkd.core.patterns import CgroupPattern, Interface, InterfacePattern, Pattern
 from bpflinkd.core.targets import CgroupPlace, CgroupTarget, Target, WantedTarget
 
 DeclaredProgram: TypeAlias = ObjectImage | SourceText | KeptObject | KeptSource | PinnedProgram | Builtin

@@ -31,18 +31,18 @@ from bpflinkd.core.events import (
     Tiding,
 )
 from bpflinkd.core.links import Links
-from bpflinkd.core.model import (
+from bpflinkd.core.model import Record
+from bpflinkd.core.pending import Pending
+from bpflinkd.core.ports import Kernel, Program, Store
+from bpflinkd.core.requests import AttachRequest, Caller, ReplaceRequest
+from bpflinkd.core.sources import (
     KeptObject,
     KeptSource,
     ObjectImage,
     PinnedProgram,
-    Record,
     SourceText,
     WantedProgram,
 )
-from bpflinkd.core.pending import Pending
-from bpflinkd.core.ports import Kernel, Program, Store
-from bpflinkd.core.requests import AttachRequest, Caller, ReplaceRequest
 from bpflinkd.core.targets import CgroupTarget, IfIndex
 from bpflinkd.core.templates import Templates, Wanted
 

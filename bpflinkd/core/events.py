@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
-from bpflinkd.core.model import Generation, LinkView, Occupant, State, UnixMicros
+from bpflinkd.core.ids import UnixMicros
+from bpflinkd.core.model import Generation, LinkView, Occupant, State
 from bpflinkd.core.targets import IfIndex
 
 # Tidings: a watcher saw something. They are hints; the kernel is asked before anything is judged.

@@ -25,7 +25,7 @@ from bpflinkd.core.actions import (
     SwapLink,
 )
 from bpflinkd.core.errors import BpflinkdError, Internal, StorageFailed
-from bpflinkd.core.model import NO_PROGRAM
+from bpflinkd.core.ids import NO_PROGRAM
 from bpflinkd.core.ports import Kernel, Link, Pins, Program, Store
 from bpflinkd.core.targets import Target
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from bpflinkd.core.errors import NoSuchLink
 from bpflinkd.core.executor import Held
-from bpflinkd.core.model import NO_PROGRAM, Health, LinkView, Occupant, Record, Status
+from bpflinkd.core.ids import NO_PROGRAM
+from bpflinkd.core.model import Health, LinkView, Occupant, Record, Status
 from bpflinkd.core.ports import Kernel
 from bpflinkd.core.reconcile import NO_FIGHT, Fight
 from bpflinkd.core.targets import CgroupTarget, KprobeMultiTarget, KprobeTarget

@@ -20,25 +20,14 @@ from bpflinkd.core.events import (
     Tiding,
 )
 from bpflinkd.core.executor import Executor, Held
+from bpflinkd.core.ids import Micros
 from bpflinkd.core.links import Entry, Links, status_of
-from bpflinkd.core.model import (
-    Feature,
-    Foreign,
-    Health,
-    LinkView,
-    Micros,
-    ObjectImage,
-    Record,
-    SourceFile,
-    SourceText,
-    State,
-    StoredObject,
-    StoredSource,
-)
+from bpflinkd.core.model import Feature, Foreign, Health, LinkView, Record, State
 from bpflinkd.core.observer import Observer
 from bpflinkd.core.pending import Pending
 from bpflinkd.core.ports import Clock, Kernel, Pins, Program, Publish, Store, Ticks
 from bpflinkd.core.requests import AttachRequest, Caller, DetachRequest, ReplaceRequest
+from bpflinkd.core.sources import ObjectImage, SourceFile, SourceText, StoredObject, StoredSource
 from bpflinkd.core.takeback import TakeBack
 from bpflinkd.core.targets import (
     CgroupTarget,

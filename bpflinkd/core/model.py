@@ -7,28 +7,11 @@ types on purpose: where they differ, the kernel is the truth and the record is t
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, NamedTuple, NewType, TypeAlias
+from typing import Final, NamedTuple
 
+from bpflinkd.core.ids import LinkId, ProgId, UnixMicros
+from bpflinkd.core.sources import Source
 from bpflinkd.core.targets import Hook, Target, XdpMode
-
-ProgId = NewType("ProgId", int)
-"""Kernel id of a program (u32), never an fd."""
-NO_PROGRAM: Final = ProgId(0)
-"""What an empty slot runs."""
-LinkId = NewType("LinkId", int)
-"""Kernel id of a bpf_link (u32), never an fd."""
-UnixMicros = NewType("UnixMicros", int)
-"""Wall-clock time, microseconds since 1970."""
-Micros = NewType("Micros", int)
-"""Time on a clock that cannot be set, microseconds since an unknown moment."""
-
-
-MAX_OBJECT: Final = 64 << 20
-"""Bytes of the largest ELF object that we take."""
-MAX_SOURCE: Final = 1 << 20
-"""Bytes of the longest C source that we take."""
-BUILTINS: Final = ("pass",)
-"""The programs that ship with us."""
 
 
 class Policy(StrEnum):
@@ -66,130 +49,6 @@ class State(StrEnum):
     """Our link was detached and the hook is empty."""
     FAILED = "failed"
     """We could not attach; the reason says why, and we try again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectFile:
-    """Source: an ELF object that the caller sent as an open file."""
-
-    fd: int
-    program: str | None = None
-    """Program (function) name; None where the object holds exactly one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredObject:
-    """Source: an ELF object that we keep, by the sha256 of its bytes (hex)."""
-
-    sha256: str
-    program: str
-
-    def __str__(self) -> str:
-        return f"object {self.sha256[:12]}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceFile:
-    """Source: C for bcc that the caller sent as an open file."""
-
-    fd: int
-    program: str | None = None
-    """Function name; None where the source holds exactly one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredSource:
-    """Source: C for bcc that we keep, by the sha256 of its bytes (hex)."""
-
-    sha256: str
-    program: str
-
-    def __str__(self) -> str:
-        return f"source {self.sha256[:12]}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectImage:
-    """Source: an ELF object that was read already."""
-
-    data: bytes = field(repr=False)
-    sha256: str
-    """Of `data`, hex."""
-    program: str | None = None
-    """As for `ObjectFile`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceText:
-    """Source: C for bcc that was read already."""
-
-    data: bytes = field(repr=False)
-    sha256: str
-    program: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptObject:
-    """Source: an ELF object that our store has, because a link uses it or did."""
-
-    sha256: str
-    program: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeptSource:
-    """Source: C for bcc that our store has."""
-
-    sha256: str
-    program: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PinnedProgram:
-    """Source: a program pinned on a bpffs."""
-
-    path: str
-
-    def __str__(self) -> str:
-        return f"pin {self.path}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProgramById:
-    """Source: a loaded program, by kernel id."""
-
-    id: ProgId
-
-    def __str__(self) -> str:
-        return f"id {self.id}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProgramFd:
-    """Source: a loaded program, by a descriptor that the caller sent."""
-
-    fd: int = -1
-
-    def __str__(self) -> str:
-        return "fd"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Builtin:
-    """Source: a program that ships with us. `pass` lets everything through."""
-
-    name: str
-
-    def __str__(self) -> str:
-        return f"builtin {self.name}"
-
-
-WantedProgram: TypeAlias = (
-    ObjectFile | ObjectImage | SourceFile | SourceText | PinnedProgram | ProgramById | ProgramFd | Builtin
-)
-"""A program that can be opened; descriptors are open until the request is answered."""
-Source: TypeAlias = StoredObject | StoredSource | PinnedProgram | ProgramById | ProgramFd | Builtin
-"""Where a program came from, as we remember it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

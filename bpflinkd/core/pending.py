@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bpflinkd.core.errors import BpflinkdError
-from bpflinkd.core.model import SourceText
 from bpflinkd.core.ports import Program
+from bpflinkd.core.sources import SourceText
 from bpflinkd.core.targets import WantedTarget
 
 

@@ -32,16 +32,8 @@ from bpflinkd.core.errors import (
     StaleGeneration,
     WrongProgramType,
 )
-from bpflinkd.core.model import (
-    NO_PROGRAM,
-    Generation,
-    Occupant,
-    Owner,
-    ProgramInfo,
-    Record,
-    Status,
-    UnixMicros,
-)
+from bpflinkd.core.ids import NO_PROGRAM, UnixMicros
+from bpflinkd.core.model import Generation, Occupant, Owner, ProgramInfo, Record, Status
 from bpflinkd.core.ports import Program
 from bpflinkd.core.requests import AttachRequest, Caller, ReplaceRequest
 from bpflinkd.core.targets import (

@@ -9,23 +9,10 @@ from typing import Protocol, TypeAlias
 
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.events import News
-from bpflinkd.core.model import (
-    Feature,
-    Foreign,
-    Generation,
-    LinkFacts,
-    LinkId,
-    Micros,
-    Misses,
-    Occupant,
-    ProgId,
-    ProgramInfo,
-    Record,
-    Source,
-    UnixMicros,
-    WantedProgram,
-)
+from bpflinkd.core.ids import LinkId, Micros, ProgId, UnixMicros
+from bpflinkd.core.model import Feature, Foreign, Generation, LinkFacts, Misses, Occupant, ProgramInfo, Record
 from bpflinkd.core.patterns import Interface
+from bpflinkd.core.sources import Source, WantedProgram
 from bpflinkd.core.targets import Hook, IfIndex, Target, WantedTarget
 
 

@@ -22,18 +22,8 @@ from bpflinkd.core.actions import (
     SwapLink,
 )
 from bpflinkd.core.events import ChangeKind
-from bpflinkd.core.model import (
-    NO_PROGRAM,
-    Health,
-    Micros,
-    Occupant,
-    Policy,
-    ProgId,
-    Record,
-    State,
-    Status,
-    UnixMicros,
-)
+from bpflinkd.core.ids import NO_PROGRAM, Micros, ProgId, UnixMicros
+from bpflinkd.core.model import Health, Occupant, Policy, Record, State, Status
 from bpflinkd.core.ports import Program
 from bpflinkd.core.targets import CgroupTarget, Hook, KprobeMultiTarget, KprobeTarget, XdpTarget
 

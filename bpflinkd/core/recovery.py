@@ -18,7 +18,8 @@ from bpflinkd.core.actions import (
     SetAside,
 )
 from bpflinkd.core.executor import Held
-from bpflinkd.core.model import NO_PROGRAM, Record
+from bpflinkd.core.ids import NO_PROGRAM
+from bpflinkd.core.model import Record
 from bpflinkd.core.ports import Link, Pinned, Stored
 
 

@@ -6,7 +6,8 @@ from typing import Final
 
 from bpflinkd.core import attach_types
 from bpflinkd.core.errors import BadOption, BadTarget
-from bpflinkd.core.model import BY_CALLER, Lifetime, Origin, Owner, Policy, WantedProgram
+from bpflinkd.core.model import BY_CALLER, Lifetime, Origin, Owner, Policy
+from bpflinkd.core.sources import WantedProgram
 from bpflinkd.core.targets import (
     CgroupPlace,
     CgroupTarget,

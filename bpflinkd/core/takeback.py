@@ -7,20 +7,13 @@ from bpflinkd.core import recovery
 from bpflinkd.core.errors import BpflinkdError, StorageFailed
 from bpflinkd.core.events import Healed
 from bpflinkd.core.executor import Executor, Held
+from bpflinkd.core.ids import ProgId
 from bpflinkd.core.links import Entry, Links
-from bpflinkd.core.model import (
-    Health,
-    PinnedProgram,
-    ProgId,
-    Record,
-    SourceText,
-    State,
-    StoredObject,
-    StoredSource,
-)
+from bpflinkd.core.model import Health, Record, State
 from bpflinkd.core.observer import Observer
 from bpflinkd.core.pending import Pending
 from bpflinkd.core.ports import Clock, Kernel, Link, Pins, Program, Publish, Store, Stored
+from bpflinkd.core.sources import PinnedProgram, SourceText, StoredObject, StoredSource
 
 log = logging.getLogger(__name__)
 

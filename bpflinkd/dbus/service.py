@@ -25,9 +25,10 @@ from bpflinkd.core.events import (
     StateChanged,
 )
 from bpflinkd.core.manager import Manager
-from bpflinkd.core.model import Feature, LinkView, ObjectImage, SourceFile, SourceText, WantedProgram
+from bpflinkd.core.model import Feature, LinkView
 from bpflinkd.core.ports import Program
 from bpflinkd.core.requests import AttachRequest, Caller, DetachRequest, ReplaceRequest
+from bpflinkd.core.sources import ObjectImage, SourceFile, SourceText, WantedProgram
 from bpflinkd.core.targets import WantedTarget
 from bpflinkd.dbus import contract, wire
 from bpflinkd.dbus.peer import Peers

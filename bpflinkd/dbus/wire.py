@@ -11,20 +11,14 @@ from bpflinkd.core.attach_types import ProgramType
 from bpflinkd.core.declarer import Outcome
 from bpflinkd.core.errors import BadOption, BadProgram, BadTarget
 from bpflinkd.core.events import ForeignChange
-from bpflinkd.core.model import (
+from bpflinkd.core.ids import ProgId
+from bpflinkd.core.model import Foreign, Lifetime, LinkView, Misses, Occupant, Policy, ProgramInfo
+from bpflinkd.core.sources import (
     Builtin,
-    Foreign,
-    Lifetime,
-    LinkView,
-    Misses,
     ObjectFile,
-    Occupant,
     PinnedProgram,
-    Policy,
-    ProgId,
     ProgramById,
     ProgramFd,
-    ProgramInfo,
     Source,
     SourceFile,
     StoredObject,

@@ -15,8 +15,8 @@ from typing import Final, Protocol, cast
 
 from bpflinkd.core import names
 from bpflinkd.core.errors import BadProgram, BpflinkdError, KernelRefused, NameTaken, StorageFailed
-from bpflinkd.core.model import Source
 from bpflinkd.core.ports import Link, Pinned, Program
+from bpflinkd.core.sources import Source
 from bpflinkd.kernel import info, libbpf
 from bpflinkd.kernel import program as programs
 from bpflinkd.kernel.dispatched import DispatchedLink, reopened

@@ -9,7 +9,7 @@ from typing import Final
 
 from bpflinkd.core import attach_types, walk
 from bpflinkd.core.errors import BadTarget, HookGone, NotSupported
-from bpflinkd.core.model import ProgId
+from bpflinkd.core.ids import ProgId
 from bpflinkd.core.targets import CgroupHook, CgroupId, CgroupTarget
 from bpflinkd.kernel import libbpf
 

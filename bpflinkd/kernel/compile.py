@@ -20,7 +20,7 @@ from typing import Any, Final
 from bpflinkd import compiler
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.errors import BadProgram, BpflinkdError, Internal, NotSupported, VerifierRejected
-from bpflinkd.core.model import MAX_SOURCE, StoredSource
+from bpflinkd.core.sources import MAX_SOURCE, StoredSource
 from bpflinkd.kernel import helper, info, objects
 from bpflinkd.kernel.helper import Answer, Ending, Limits, Spawned, Way
 from bpflinkd.kernel.program import HeldProgram, require_program_fd

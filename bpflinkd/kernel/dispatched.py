@@ -2,7 +2,8 @@
 
 import os
 
-from bpflinkd.core.model import NO_PROGRAM, LinkFacts
+from bpflinkd.core.ids import NO_PROGRAM
+from bpflinkd.core.model import LinkFacts
 from bpflinkd.core.targets import KprobeHook, KprobeMultiHook
 from bpflinkd.kernel import dispatcher, info, libbpf, symbols
 from bpflinkd.kernel.dispatcher import MissCounter, Slot

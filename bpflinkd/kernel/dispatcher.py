@@ -18,7 +18,8 @@ from typing import Final
 from bpflinkd import programs
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.errors import KernelRefused, NotSupported
-from bpflinkd.core.model import NO_PROGRAM, Misses, ProgId
+from bpflinkd.core.ids import NO_PROGRAM, ProgId
+from bpflinkd.core.model import Misses
 from bpflinkd.core.targets import KprobeHook, KprobeMultiHook
 from bpflinkd.kernel import info, libbpf
 from bpflinkd.kernel.priority import unpreempted

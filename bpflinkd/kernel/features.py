@@ -9,7 +9,8 @@ from typing import Final
 
 from bpflinkd.core import attach_types
 from bpflinkd.core.errors import BpflinkdError
-from bpflinkd.core.model import Builtin, Feature
+from bpflinkd.core.model import Feature
+from bpflinkd.core.sources import Builtin
 from bpflinkd.core.targets import KprobeHook, KprobeMultiHook
 from bpflinkd.kernel import compile as compiler
 from bpflinkd.kernel import dispatcher, libbpf, objects, perf

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from bpflinkd.core.model import LinkId, Process, ProgId
+from bpflinkd.core.ids import LinkId, ProgId
+from bpflinkd.core.model import Process
 from bpflinkd.kernel import info, libbpf
 
 _FIELD: Final = re.compile(r"^(link_id|prog_id):\s+(\d+)$", re.MULTILINE)

@@ -9,7 +9,8 @@ from ctypes import c_uint32
 from dataclasses import dataclass
 from typing import Final
 
-from bpflinkd.core.model import LinkFacts, LinkId, ProgId, ProgramInfo
+from bpflinkd.core.ids import LinkId, ProgId
+from bpflinkd.core.model import LinkFacts, ProgramInfo
 from bpflinkd.core.targets import CgroupHook, CgroupId, Hook, IfIndex, XdpHook
 from bpflinkd.kernel import libbpf
 

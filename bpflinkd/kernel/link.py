@@ -4,10 +4,14 @@ import ctypes
 import os
 from collections.abc import Callable
 from ctypes import byref, c_uint32
+from typing import TYPE_CHECKING
 
 from bpflinkd.core.errors import KernelRefused
-from bpflinkd.core.model import LinkFacts, LinkId, Misses
+from bpflinkd.core.model import LinkFacts, Misses
 from bpflinkd.kernel import info, libbpf
+
+if TYPE_CHECKING:
+    from bpflinkd.core.ids import LinkId
 
 
 class HeldLink:

@@ -18,7 +18,7 @@ from bpflinkd.core.errors import (
     VerifierRejected,
     WrongProgramType,
 )
-from bpflinkd.core.model import BUILTINS, MAX_OBJECT, Builtin, Source, StoredObject
+from bpflinkd.core.sources import BUILTINS, MAX_OBJECT, Builtin, Source, StoredObject
 from bpflinkd.kernel import libbpf
 from bpflinkd.kernel.program import HeldProgram
 

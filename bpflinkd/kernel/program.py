@@ -4,12 +4,16 @@ import errno
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from bpflinkd.core import attach_types
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.errors import BadProgram
-from bpflinkd.core.model import ProgramInfo, Source
+from bpflinkd.core.sources import Source
 from bpflinkd.kernel import info, libbpf, trial
+
+if TYPE_CHECKING:
+    from bpflinkd.core.model import ProgramInfo
 
 _NO_CGROUP = -1
 

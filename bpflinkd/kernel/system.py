@@ -10,28 +10,23 @@ from typing import assert_never, cast
 from bpflinkd.core import attach_types
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.errors import BadProgram, BadTarget, HookBusy, HookGone, NotSupported
-from bpflinkd.core.model import (
+from bpflinkd.core.ids import LinkId, ProgId
+from bpflinkd.core.model import Feature, Foreign, LinkFacts, Occupant, ProgramInfo
+from bpflinkd.core.patterns import Interface
+from bpflinkd.core.ports import Link, Program
+from bpflinkd.core.sources import (
     Builtin,
-    Feature,
-    Foreign,
-    LinkFacts,
-    LinkId,
     ObjectFile,
     ObjectImage,
-    Occupant,
     PinnedProgram,
-    ProgId,
     ProgramById,
     ProgramFd,
-    ProgramInfo,
     Source,
     SourceFile,
     SourceText,
     StoredObject,
     WantedProgram,
 )
-from bpflinkd.core.patterns import Interface
-from bpflinkd.core.ports import Link, Program
 from bpflinkd.core.targets import (
     CgroupPlace,
     CgroupTarget,

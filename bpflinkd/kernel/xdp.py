@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from bpflinkd.core.errors import HookBusy, KernelRefused
-from bpflinkd.core.model import Occupant, ProgId
+from bpflinkd.core.ids import ProgId
+from bpflinkd.core.model import Occupant
 from bpflinkd.core.targets import IfIndex, XdpHook, XdpMode
 from bpflinkd.kernel import holders, info, libbpf
 from bpflinkd.kernel.interfaces import ifindex_of, shown

@@ -6,23 +6,16 @@ from typing import Any
 
 from bpflinkd.core import attach_types
 from bpflinkd.core.errors import StorageFailed
-from bpflinkd.core.model import (
+from bpflinkd.core.ids import ProgId, UnixMicros
+from bpflinkd.core.model import Generation, Lifetime, Origin, Owner, Policy, ProgramInfo, Record
+from bpflinkd.core.sources import (
     Builtin,
-    Generation,
-    Lifetime,
-    Origin,
-    Owner,
     PinnedProgram,
-    Policy,
-    ProgId,
     ProgramById,
     ProgramFd,
-    ProgramInfo,
-    Record,
     Source,
     StoredObject,
     StoredSource,
-    UnixMicros,
 )
 from bpflinkd.core.targets import (
     CgroupHook,

@@ -15,14 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from bpflinkd.core.errors import StorageFailed
-from bpflinkd.core.model import (
-    Generation,
-    Lifetime,
-    Record,
-    StoredObject,
-    StoredSource,
-)
+from bpflinkd.core.model import Generation, Lifetime, Record
 from bpflinkd.core.ports import Stored
+from bpflinkd.core.sources import StoredObject, StoredSource
 from bpflinkd.store import forms, schema
 
 FILE_NAME: Final = "bpflinkd.sqlite"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bpflinkd.core.model import StoredObject
 from bpflinkd.core.ports import Stored
+from bpflinkd.core.sources import StoredObject
 from bpflinkd.store.sqlite import FILE_NAME, SqliteStore
 from tests.lab import Daemon, World
 from tests.lab.compiled import program

@@ -11,21 +11,9 @@ from typing import Any
 from bpflinkd.core import attach_types
 from bpflinkd.core.attach_types import AttachType, ProgramType
 from bpflinkd.core.errors import KernelRefused, StorageFailed
-from bpflinkd.core.model import (
-    Builtin,
-    Generation,
-    Lifetime,
-    LinkFacts,
-    LinkId,
-    Micros,
-    Owner,
-    Policy,
-    ProgId,
-    ProgramInfo,
-    Record,
-    Source,
-    UnixMicros,
-)
+from bpflinkd.core.ids import LinkId, Micros, ProgId, UnixMicros
+from bpflinkd.core.model import Generation, Lifetime, LinkFacts, Owner, Policy, ProgramInfo, Record
+from bpflinkd.core.sources import Builtin, Source
 from bpflinkd.core.targets import Hook, IfIndex, Target, XdpHook, XdpTarget
 
 ETH0 = XdpTarget(interface="eth0")

@@ -19,7 +19,7 @@ import pytest
 from bpflinkd import compiler
 from bpflinkd.core import attach_types
 from bpflinkd.core.errors import BadProgram, BpflinkdError, Internal, NotSupported, VerifierRejected
-from bpflinkd.core.model import MAX_SOURCE
+from bpflinkd.core.sources import MAX_SOURCE
 from bpflinkd.kernel import compile as compiling
 from bpflinkd.kernel import helper
 from bpflinkd.kernel.helper import Limits, Spawned

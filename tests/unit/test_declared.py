@@ -19,15 +19,12 @@ from bpflinkd.core.declared import (
     difference,
     fingerprint,
 )
-from bpflinkd.core.model import (
+from bpflinkd.core.model import Origin, Owner, Policy, Record
+from bpflinkd.core.sources import (
     Builtin,
     KeptObject,
     ObjectImage,
-    Origin,
-    Owner,
     PinnedProgram,
-    Policy,
-    Record,
     Source,
     SourceText,
     StoredObject,

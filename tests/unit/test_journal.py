@@ -23,19 +23,9 @@ from bpflinkd.core.events import (
     ProgramReplaced,
     StateChanged,
 )
-from bpflinkd.core.model import (
-    Builtin,
-    Generation,
-    Health,
-    Lifetime,
-    LinkId,
-    LinkView,
-    Occupant,
-    Owner,
-    Policy,
-    Record,
-    State,
-)
+from bpflinkd.core.ids import LinkId
+from bpflinkd.core.model import Generation, Health, Lifetime, LinkView, Occupant, Owner, Policy, Record, State
+from bpflinkd.core.sources import Builtin
 from tests.unit.fakes import ETH0, NOW, info
 
 CATALOG = Path(__file__).parents[2] / "units/bpflinkd.catalog"

@@ -15,18 +15,9 @@ from bpflinkd.config import links, trust
 from bpflinkd.config.links import LinksDirectory
 from bpflinkd.core import attach_types, declared, patterns
 from bpflinkd.core.declared import Declarations
-from bpflinkd.core.model import (
-    Builtin,
-    KeptObject,
-    KeptSource,
-    Lifetime,
-    ObjectImage,
-    Owner,
-    PinnedProgram,
-    Policy,
-    SourceText,
-)
+from bpflinkd.core.model import Lifetime, Owner, Policy
 from bpflinkd.core.patterns import CgroupPattern, InterfacePattern
+from bpflinkd.core.sources import Builtin, KeptObject, KeptSource, ObjectImage, PinnedProgram, SourceText
 from bpflinkd.core.targets import CgroupPlace, CgroupTarget, KprobeTarget, XdpMode, XdpTarget
 
 ELF = b"\x7fELF of some kind"

@@ -15,7 +15,8 @@ from bpflinkd.core.errors import (
     StaleGeneration,
     WrongProgramType,
 )
-from bpflinkd.core.model import LinkFacts, LinkId, Occupant, ProgId, Status
+from bpflinkd.core.ids import LinkId, ProgId
+from bpflinkd.core.model import LinkFacts, Occupant, Status
 from bpflinkd.core.requests import AttachRequest, Caller, ReplaceRequest
 from bpflinkd.core.targets import CgroupPlace, CgroupTarget
 from tests.unit.fakes import ETH0, HOOK, NOW, OTHER_HOOK, FakeProgram, info, record

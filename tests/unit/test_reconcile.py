@@ -15,19 +15,8 @@ from bpflinkd.core.actions import (
     SetAside,
     SwapLink,
 )
-from bpflinkd.core.model import (
-    NO_PROGRAM,
-    Health,
-    LinkFacts,
-    LinkId,
-    Micros,
-    Occupant,
-    Policy,
-    ProgId,
-    State,
-    Status,
-    UnixMicros,
-)
+from bpflinkd.core.ids import NO_PROGRAM, LinkId, Micros, ProgId, UnixMicros
+from bpflinkd.core.model import Health, LinkFacts, Occupant, Policy, State, Status
 from bpflinkd.core.reconcile import LONGEST_PAUSE, NO_FIGHT, PEACE, Fight, judge
 from bpflinkd.core.targets import Hook, KprobeHook, KprobeTarget
 from tests.unit.fakes import HOOK, NOW, OTHER_HOOK, TICKS, FakeProgram, info, record

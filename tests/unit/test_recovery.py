@@ -11,7 +11,8 @@ from bpflinkd.core.actions import (
     SaveDone,
     SetAside,
 )
-from bpflinkd.core.model import NO_PROGRAM, Record
+from bpflinkd.core.ids import NO_PROGRAM
+from bpflinkd.core.model import Record
 from bpflinkd.core.ports import Pinned, Stored
 from bpflinkd.core.recovery import recover
 from tests.unit.fakes import HOOK, FakeLink, FakeProgram, record

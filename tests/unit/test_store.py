@@ -9,22 +9,18 @@ import pytest
 
 from bpflinkd.core import attach_types
 from bpflinkd.core.errors import StorageFailed
-from bpflinkd.core.model import (
+from bpflinkd.core.ids import ProgId
+from bpflinkd.core.model import Lifetime, Origin, Owner, Policy, Record
+from bpflinkd.core.ports import Stored
+from bpflinkd.core.sources import (
     Builtin,
-    Lifetime,
-    Origin,
-    Owner,
     PinnedProgram,
-    Policy,
-    ProgId,
     ProgramById,
     ProgramFd,
-    Record,
     Source,
     StoredObject,
     StoredSource,
 )
-from bpflinkd.core.ports import Stored
 from bpflinkd.core.targets import (
     CgroupHook,
     CgroupId,

@@ -7,17 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bpflinkd.core.errors import BadOption, BadProgram, BadTarget, BpflinkdError
-from bpflinkd.core.model import (
-    Builtin,
-    Lifetime,
-    ObjectFile,
-    PinnedProgram,
-    Policy,
-    ProgId,
-    ProgramById,
-    ProgramFd,
-    SourceFile,
-)
+from bpflinkd.core.ids import ProgId
+from bpflinkd.core.model import Lifetime, Policy
+from bpflinkd.core.sources import Builtin, ObjectFile, PinnedProgram, ProgramById, ProgramFd, SourceFile
 from bpflinkd.core.targets import (
     CgroupPlace,
     CgroupTarget,
