@@ -6,8 +6,10 @@ PREFIX ?= /usr
 DESTDIR ?=
 
 # What Debian has and PyPI has not, or has under other names; clang compiles our BPF C.
+# The last line is for the examples of docs/client.md.
 PACKAGES := python3-venv python3-gi python3-pydbus python3-systemd gir1.2-json-1.0 libbpf1 \
-	python3-bpfcc libbpf-dev linux-libc-dev clang dbus iproute2 bpftool xdp-tools util-linux bsdutils systemd strace
+	python3-bpfcc libbpf-dev linux-libc-dev clang dbus iproute2 bpftool xdp-tools util-linux bsdutils systemd strace \
+	pkg-config libsystemd-dev golang-go golang-dbus-dev golang-golang-x-sys-dev
 # What boots other kernels: virtme-ng itself comes from PyPI.
 GUEST_PACKAGES := qemu-system-x86 udev kmod file mmdebstrap e2fsprogs
 STAMP := .venv/built
@@ -68,12 +70,13 @@ SYSUSERSDIR := $(PREFIX)/lib/sysusers.d
 TMPFILESDIR := $(PREFIX)/lib/tmpfiles.d
 POLICYDIR := $(PREFIX)/share/dbus-1/system.d
 ACTIVATIONDIR := $(PREFIX)/share/dbus-1/system-services
+POLKITDIR := $(PREFIX)/share/polkit-1/actions
 DOCDIR := $(PREFIX)/share/doc/bpflinkd
 UNITS := bpflinkd.service bpflinkd-compiler.socket bpflinkd-compiler@.service
 # Declared links: the vendor's and the administrator's. Files in them are not ours.
 LINKDIRS := $(LIBDIR)/links.d /etc/bpflinkd/links.d
 DIRS := $(PREFIX)/bin $(VENV) $(UNITDIR) $(CATALOGDIR) $(SYSUSERSDIR) $(TMPFILESDIR) $(POLICYDIR) \
-	$(ACTIVATIONDIR) $(DOCDIR) $(LINKDIRS)
+	$(ACTIVATIONDIR) $(POLKITDIR) $(DOCDIR) $(LINKDIRS)
 # The host's own systemd is told only where files were put for it, not for a package.
 LIVE := [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]
 
@@ -103,6 +106,7 @@ install: ## Install program, units, D-Bus files and pages below DESTDIR.
 	install -m 644 units/bpflinkd.tmpfiles.conf $(DESTDIR)$(TMPFILESDIR)/bpflinkd.conf
 	install -m 644 units/org.bpflinkd1.conf $(DESTDIR)$(POLICYDIR)/org.bpflinkd1.conf
 	install -m 644 units/org.bpflinkd1.service $(DESTDIR)$(ACTIVATIONDIR)/org.bpflinkd1.service
+	install -m 644 units/org.bpflinkd1.policy $(DESTDIR)$(POLKITDIR)/org.bpflinkd1.policy
 	install -m 644 docs/*.md $(DESTDIR)$(DOCDIR)/
 	@if $(LIVE); then \
 		systemd-sysusers $(SYSUSERSDIR)/bpflinkd.conf && systemd-tmpfiles --create $(TMPFILESDIR)/bpflinkd.conf && \
@@ -116,7 +120,8 @@ uninstall: ## Remove what install put there; links stay attached, records and de
 	rm -f $(DESTDIR)$(PREFIX)/bin/bpflinkd $(DESTDIR)$(PREFIX)/bin/bpflinkctl \
 		$(addprefix $(DESTDIR)$(UNITDIR)/,$(UNITS)) $(DESTDIR)$(CATALOGDIR)/bpflinkd.catalog \
 		$(DESTDIR)$(SYSUSERSDIR)/bpflinkd.conf $(DESTDIR)$(TMPFILESDIR)/bpflinkd.conf \
-		$(DESTDIR)$(POLICYDIR)/org.bpflinkd1.conf $(DESTDIR)$(ACTIVATIONDIR)/org.bpflinkd1.service; \
+		$(DESTDIR)$(POLICYDIR)/org.bpflinkd1.conf $(DESTDIR)$(ACTIVATIONDIR)/org.bpflinkd1.service \
+		$(DESTDIR)$(POLKITDIR)/org.bpflinkd1.policy; \
 	for path in $$made; do [ ! -d "$(DESTDIR)$$path" ] || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$path"; done
 	@if $(LIVE); then $(reread); fi
 

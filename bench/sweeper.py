@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from bench.timing import interleaved
+from bpflinkd.config.receiver import receiver
 from bpflinkd.core.ids import Micros, UnixMicros
 from bpflinkd.core.manager import Manager
 from bpflinkd.core.model import State
@@ -33,6 +34,7 @@ def main(state_dir: Path, bpffs: Path) -> None:
         lambda _news: None,
         lambda: UnixMicros(time.time_ns() // 1000),
         lambda: Micros(time.monotonic_ns() // 1000),
+        receiver,
     )
     manager.start(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
     views = manager.views()

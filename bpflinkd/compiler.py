@@ -1,27 +1,38 @@
-"""The process that compiles C with bcc, loads one function of it, sends the fds, and ends.
+"""The process that compiles C with bcc, or loads an ELF object, sends the fds of one program, and ends.
 
 Run as `python compiler.py` with its end of a SOCK_SEQPACKET connection as fd 0: by systemd as the unit
-`bpflinkd-compiler@`, or by a daemon that is not a service, as a child. Clang and LLVM live here and never in
-the daemon.
+`bpflinkd-compiler@`, or by a daemon that is not a service, as a child. Clang, LLVM and the objects of callers
+who are not root are read here and never in the daemon.
 
-It is run as a text of its own, by another Python than the daemon's, so it imports nothing of bpflinkd: only
-the standard library, and Debian's bcc.
+It is run by another Python than the daemon's, so it has the standard library, Debian's bcc to compile, and to
+load `bpflinkd.kernel.loading`, which lies beside it and needs nothing else of bpflinkd's requirements.
 
-It takes one message: JSON `{"do": "compile", "function": str | null, "type": int, "attach_type": int}` or
-`{"do": "probe"}`, with the limits `"memory"`, bytes of address space, and `"seconds"` of processor time; and
-two fds: the source, and a file for all that is said on the way, which becomes fds 1 and 2. It answers one:
-JSON `{"kind": str, "log": [start, end], ...}`, where `log` is the part of that file, by offset, that belongs
-to the answer. The kinds:
+It takes one message: JSON `{"do": "probe"}`, or one of
+
+    {"do": "compile", "function": str | null, "type": int, "attach_type": int, "perfmon": bool}
+    {"do": "load", "program": str | null, "type": int | null, "attach_type": int | null, "given": bool,
+     "perfmon": bool, "maps": int, "map_memory": int}
+
+with the limits `"memory"`, bytes of address space, and `"seconds"` of processor time; and two fds: the
+source or object, and a file for all that is said on the way, which becomes fds 1 and 2. Where `perfmon` is
+false it gives up CAP_PERFMON before it reads any of the first. `maps` and `map_memory` limit the maps of an
+object, their number and their bytes.
+
+It answers one: JSON `{"kind": str, "log": [start, end], ...}`, where `log` is the part of that file, by
+offset, that belongs to the answer. The kinds:
 
     ready        to a probe: sources can be compiled
     no-bcc       they cannot: Debian's bcc is not there
     headers      they cannot: the headers of the running kernel are not there, or bcc did not find them
-    loaded       `function`: its name, `maps`: names; the program's fd comes along, then one for each map
+    loaded       `function`: its name, `maps`: names; the program's fd comes along, then one for each map.
+                 For an object also `declared`: the attach type that it is loaded for, or null
     no-function  `functions`: what the source has
     compile      clang refused the source
     maps         it compiled, and a map could not be created
     verifier     the verifier refused `function`
     load         the kernel refused `function` for another reason; `errno` says which
+    refused      the object cannot be loaded: `error` is the name of a class of bpflinkd.core.errors,
+                 `text` its sentence
     memory       Python ran out of it; LLVM would abort instead
     internal     `text`: anything else
 """
@@ -32,7 +43,6 @@ import importlib
 import importlib.machinery
 import json
 import os
-import platform
 import re
 import resource
 import select
@@ -47,6 +57,11 @@ _MOST_MAPS: Final = 252
 _MESSAGE: Final = 65536
 _DEBUG_BPF: Final = 2
 """bcc: ask for the verifier's log, whatever becomes of the program."""
+_MOST_LOG: Final = 1 << 18
+"""Bytes of the file for what is said."""
+_MOST_TEXT: Final = 4000
+_CAP_PERFMON: Final = 38
+_CAPABILITY_VERSION_3: Final = 0x20080522
 _NO_HEADERS: Final = re.compile(r"Unable to find kernel headers|chdir\(/lib/modules/")
 _NO_MAP: Final = re.compile(r"could not open bpf map|failed to pin map")
 
@@ -56,7 +71,7 @@ class _CannotLoad(Exception):
 
 
 def limit(memory: int, seconds: int) -> None:
-    """Give up what a compiler has no use for. The hard limits cannot be raised again."""
+    """Give up what neither compiling nor loading has a use for. The hard limits cannot be raised again."""
     kept = {
         resource.RLIMIT_AS: memory,
         # Only fd 2 is a file that it may write to; the daemon has fixed the size of that.
@@ -72,6 +87,26 @@ def limit(memory: int, seconds: int) -> None:
         resource.setrlimit(which, (most, most))
     # At the soft limit comes SIGXCPU, which says what it is; at the hard one SIGKILL, which does not.
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+
+
+def give_up_perfmon() -> None:
+    """Drop CAP_PERFMON for good: what it leaves no set holds, no system call brings back.
+
+    Without it the verifier refuses what reads or tells addresses and memory of the kernel. The bounding set
+    keeps it, and gives it to nobody: this process may not gain privileges by execve(2). OSError.
+    """
+    # struct __user_cap_header_struct, then two of __user_cap_data_struct: effective, permitted, inheritable.
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    sets = (ctypes.c_uint32 * 6)()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.capget(header, sets) == 0:
+        for i in (3, 4, 5):  # the upper half
+            sets[i] &= ~(1 << (_CAP_PERFMON - 32))
+        # The ambient set follows the permitted one. Source: security/commoncap.c cap_capset().
+        if libc.capset(header, sets) == 0:
+            return
+    code = ctypes.get_errno()
+    raise OSError(code, f"CAP_PERFMON cannot be given up: {os.strerror(code)}")
 
 
 def end_with(channel: socket.socket) -> None:
@@ -95,11 +130,13 @@ def lacking() -> str:
         return "no-bcc"
     # Headers within the kernel (/sys/kernel/kheaders.tar.xz) do not help: Debian's kernels have none, and bcc
     # would unpack them to /tmp with tar, while this process may start no other.
-    return "" if os.path.isdir(f"/lib/modules/{platform.release()}/build") else "headers"
+    return "" if os.path.isdir(f"/lib/modules/{os.uname().release}/build") else "headers"
 
 
 def answer(request: dict[str, Any], source: bytes) -> tuple[dict[str, Any], list[int]]:
     """Do what is asked. Returns the answer, and the fds that go with it."""
+    if request["do"] == "load":
+        return _load_object(request, source)
     lacks = lacking()
     if lacks or request["do"] == "probe":
         return {"kind": lacks or "ready", "log": [0, 0]}, []
@@ -119,6 +156,32 @@ def answer(request: dict[str, Any], source: bytes) -> tuple[dict[str, Any], list
     except _CannotLoad as refusal:
         return refusal.args[0], []
     return {"kind": "loaded", "function": name, "maps": list(maps), "log": [0, 0]}, [program, *maps.values()]
+
+
+def _load_object(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[int]]:
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if root not in sys.path:
+        sys.path.append(root)
+    # Only now, and only for this: a compile runs nothing of ours that could be left out.
+    from bpflinkd.core import attach_types, errors  # noqa: PLC0415
+    from bpflinkd.kernel import confined, loading, maps  # noqa: PLC0415
+
+    kind, number = request["type"], request["attach_type"]
+    wanted = None
+    if kind is not None:
+        wanted = next(a for a in attach_types.of_program_type(kind) if a.number == number)
+    limits = confined.Confined(maps.MapLimits(request["maps"], request["map_memory"]), request["perfmon"])
+    try:
+        found = loading.load(data, request["program"], wanted, given=request["given"], confined=limits)
+    except errors.BpflinkdError as refusal:
+        # The end of the log, where the verifier's last word is.
+        log = refusal.log.encode(errors="replace")[-_MOST_LOG:]
+        os.pwrite(2, log, 0)
+        text, name = str(refusal)[:_MOST_TEXT], type(refusal).__name__
+        return {"kind": "refused", "error": name, "text": text, "log": [0, len(log)]}, []
+    declared = found.declared and found.declared.number
+    said = {"kind": "loaded", "function": found.name, "maps": list(found.map_fds), "declared": declared}
+    return {**said, "log": [0, 0]}, [found.fd, *found.map_fds.values()]
 
 
 def _compile(module_class: Any, source: bytes) -> Any:
@@ -204,6 +267,8 @@ def main() -> None:
         limit(request["memory"], request["seconds"])
         fds_to_send: list[int] = []
         try:
+            if not request.get("perfmon", False):
+                give_up_perfmon()
             source = os.pread(source_fd, os.fstat(source_fd).st_size, 0)
             said, fds_to_send = answer(request, source)
         except MemoryError:

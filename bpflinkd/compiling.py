@@ -1,4 +1,5 @@
-"""C source that links wait for is compiled one after the other, beside the worker, and put in place by it."""
+"""Programs that links wait for are compiled or loaded one after the other, beside the worker, and put in
+place by it."""
 
 import logging
 from collections import deque
@@ -36,7 +37,7 @@ class Compiling:
                 lambda: _finish(item, program, error), lambda _result, _error: self._next(waiting, done)
             )
 
-        self._compiler.submit(lambda: self._manager.compile(item.source, item.target), put)
+        self._compiler.submit(lambda: self._manager.load(item.source, item.checked), put)
 
 
 def _finish(item: Pending, program: Any, error: BaseException | None) -> None:

@@ -18,8 +18,10 @@ from gi.repository import GLib
 import bpflinkd
 from bpflinkd import journal, systemd
 from bpflinkd.compiling import Compiling
-from bpflinkd.config import Config
+from bpflinkd.config import Config, grants
+from bpflinkd.config.grants import GrantsDirectory
 from bpflinkd.config.links import LinksDirectory, directories
+from bpflinkd.config.receiver import receiver
 from bpflinkd.core.declarer import Outcome
 from bpflinkd.core.events import LinkAdded, LinkRemoved, News, StateChanged, Tiding
 from bpflinkd.core.ids import Micros, UnixMicros
@@ -88,9 +90,10 @@ class Daemon:
         kernel = LinuxKernel(
             compile_limits=Limits(seconds=config.compile_timeout), compiler_socket=config.compiler_socket
         )
-        self._manager = Manager(kernel, pins, self._store, self._published, _now, _ticks)
+        self._manager = Manager(kernel, pins, self._store, self._published, _now, _ticks, receiver)
         self._compiling = Compiling(self._manager, self._worker, self._compiler)
         self._files = LinksDirectory(directories(config.config_dir))
+        self._grants = GrantsDirectory(grants.directories(config.config_dir))
         # Listen before the first look, so that nothing falls between the two.
         self._watching = Watching(config.sweep_interval, kernel.cgroup_root(), self._heard, self._start_sweep)
         self._states: dict[str, State] = {}
@@ -134,7 +137,7 @@ class Daemon:
         boot = _BOOT.read_text().strip()
 
         def work() -> tuple[list[Pending], Outcome]:
-            return self._manager.start(boot), self._manager.reload(self._files.read())
+            return self._manager.start(boot), self._read_files()
 
         self._worker.submit(work, self._links_are_there)
 
@@ -160,7 +163,14 @@ class Daemon:
 
     def _offer(self, bus: pydbus.bus.Bus) -> None:
         """Show the links on the bus, and take the name."""
-        service = Service(bus, self._manager, self._worker.submit, self._compiler.submit, self)
+        service = Service(
+            bus,
+            self._manager,
+            self._worker.submit,
+            self._compiler.submit,
+            self,
+            trusted=self._config.bus == "system",
+        )
 
         def told(views: Any, error: BaseException | None) -> None:
             # What happens from here on comes after this: news and answers share one queue.
@@ -249,7 +259,16 @@ class Daemon:
 
             self._compiling.all(outcome.pending, compiled)
 
-        self._worker.submit(lambda: self._manager.reload(self._files.read()), applied)
+        self._worker.submit(self._read_files, applied)
+
+    def _read_files(self) -> Outcome:
+        """On the worker: apply what the files say."""
+        granted = self._grants.read()
+        outcome = self._manager.reload(self._files.read(), granted.grants)
+        for refusal in granted.refused:
+            log.error("refused: %s", refusal.sentence)
+        outcome.refused += granted.refused
+        return outcome
 
     def _reloaded(self, outcome: Outcome) -> None:
         self._refused = tuple(refusal.sentence for refusal in outcome.refused)

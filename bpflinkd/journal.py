@@ -13,6 +13,7 @@ from bpflinkd.core.events import (
     LinkAmended,
     LinkRemoved,
     News,
+    OwnerOverridden,
     ProgramReplaced,
     StateChanged,
 )
@@ -29,6 +30,7 @@ class MessageId(StrEnum):
     LINK_AMENDED = "b46a8320303547b096c4102ee0cbf639"
     PROGRAM_REPLACED = "c17a73c714864c43bff12f11d047f6ca"
     STATE_CHANGED = "a8559c29c4894f95bf916e0c7f276a38"
+    OWNER_OVERRIDDEN = "986f486acdbf47d2869a3880575a615d"
     HEALED = "dc2535e2361c4355923ef5c725217264"
     FOREIGN_LINK_UPDATED = "300549c7a65e4819841c07193fc2c210"
     FOREIGN_LINK_DETACHED = "ee47f740c2d444b5ae36435e8756d05d"
@@ -73,7 +75,7 @@ def write(news: News) -> None:
                 logging.INFO,
                 MessageId.LINK_AMENDED,
                 record.name,
-                f"belongs to uid {record.owner.uid}, policy {record.policy}, lifetime {record.lifetime}",
+                f"belongs to {record.owner}, policy {record.policy}, lifetime {record.lifetime}",
                 **_of(view),
                 **_programs(new=_running(view)),
             )
@@ -83,9 +85,18 @@ def write(news: News) -> None:
                 logging.INFO,
                 MessageId.PROGRAM_REPLACED,
                 view.record.name,
-                f"generation {new.number} by uid {new.by_uid}: {old.program} gave way to {new.program}",
+                f"generation {new.number} by {new.by}: {old.program} gave way to {new.program}",
                 **_of(view),
                 **_programs(old=old.program.id, new=new.program.id),
+            )
+        case OwnerOverridden(view=view, by=actor, verb=verb):
+            _line(
+                logging.WARNING,
+                MessageId.OWNER_OVERRIDDEN,
+                view.record.name,
+                f"{verb} by {actor}, although {view.record.owner} owns it",
+                **_of(view),
+                BY=str(actor),
             )
         case StateChanged(view=view, old=before):
             reason = f": {view.health.reason}" if view.health.reason else ""

@@ -1,23 +1,20 @@
-"""NAME, TARGET and SOURCE of the command line, parsed into what the client takes."""
+"""TARGET, SOURCE and OWNER of the command line, parsed into what the client takes."""
 
-import os
-import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeVar
 
 import click
 
-from bpflinkd.cli.failures import InputError
 from bpflinkd.cli.kinds import Text
-from bpflinkd.core import targets, written
-from bpflinkd.core.errors import BadTarget
-from bpflinkd.core.patterns import CgroupPattern, InterfacePattern
-from bpflinkd.dbus.values import CgroupTarget, KprobeTarget, OpenObject, OpenSource, Source, Target, XdpTarget
+from bpflinkd.client import owners, targets
+from bpflinkd.client.errors import BadInput
+from bpflinkd.client.owners import Owner
+from bpflinkd.client.programs import Builtin, CSource, Object, Pinned, Program, ProgramFd, ProgramId
+from bpflinkd.client.targets import Target
+from bpflinkd.core.sources import BUILTINS
 
 _U32_MAX: Final = 2**32 - 1
-_AN_OBJECT: Final = ("object", "an ELF object such as filter.bpf.o")
-_A_SOURCE: Final = ("source", "C for bcc such as filter.c")
+_FD_MAX: Final = 2**31 - 1
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
 
@@ -29,6 +26,7 @@ class SourceOptions(NamedTuple):
     program: str | None
     pinned: str | None
     id: int | None
+    fd: int | None
     builtin: str | None
 
 
@@ -41,7 +39,7 @@ def source_options(command: _Decorated) -> _Decorated:
                 metavar="FILE",
                 # Not checked by click: a file that cannot be read is refused, not misused.
                 type=click.Path(),
-                help="An ELF object. It is opened here and sent to the daemon as a descriptor.",
+                help="An ELF object. It is read here and sent to the daemon as a sealed copy.",
             ),
             click.option(
                 "--source",
@@ -60,6 +58,12 @@ def source_options(command: _Decorated) -> _Decorated:
                 "--id", metavar="N", type=click.IntRange(1, _U32_MAX), help="A loaded program, by kernel id."
             ),
             click.option(
+                "--fd",
+                metavar="N",
+                type=click.IntRange(0, _FD_MAX),
+                help="A loaded program, by a descriptor that bpflinkctl inherits.",
+            ),
+            click.option(
                 "--builtin",
                 metavar="NAME",
                 type=Text("builtins"),
@@ -76,66 +80,52 @@ def target(
 ) -> Target:
     """Parse a TARGET and the options that go with it. Raises click's usage errors."""
     try:
-        found = written.target(text, mode=mode, attach_type=attach_type, cookie=cookie)
-    except BadTarget as error:
-        raise click.UsageError(f"{error}{'' if str(error).endswith('?') else '.'}") from None
-    match found:
-        case targets.XdpTarget(interface=interface):
-            return XdpTarget(interface, mode)
-        case targets.CgroupTarget(path=path, attach_type=kind):
-            return CgroupTarget(path, kind.name)
-        case targets.CgroupPlace(path=path):
-            return CgroupTarget(path)
-        case targets.KprobeTarget(symbol=symbol, offset=offset, at_return=at_return):
-            return KprobeTarget(symbol, offset, at_return, False, cookie or 0)
-        case targets.KprobeMultiTarget(pattern=pattern, at_return=at_return):
-            return KprobeTarget(pattern, 0, at_return, True, cookie or 0)
-        case InterfacePattern() | CgroupPattern():
-            raise click.UsageError(
-                f"{str(found)!r} is a pattern, and a link has one target; what many share is declared as a "
-                "template, in a file of /etc/bpflinkd/links.d (docs/links.md)."
-            )
+        return targets.parse(text, mode=mode, attach_type=attach_type, cookie=cookie)
+    except BadInput as error:
+        raise _usage(error) from None
 
 
-@contextmanager
-def opened_source(options: SourceOptions) -> Iterator[OpenObject | OpenSource | Source]:
-    """The SOURCE that was given; its file is open while the context lasts."""
+def owner(text: str) -> Owner:
+    """Parse an OWNER. Raises click's usage errors."""
+    try:
+        return owners.parse(text)
+    except BadInput as error:
+        raise _usage(error) from None
+
+
+def program(options: SourceOptions) -> Program:
+    """The SOURCE that was given. Raises click's usage errors; its file is not looked at."""
     given = [
-        f"--{name}"
-        for name in ("object", "source", "pinned", "id", "builtin")
-        if getattr(options, name) is not None
+        f"--{name}" for name in options._fields if name != "program" and getattr(options, name) is not None
     ]
     if len(given) != 1:
         got = " and ".join(given) if given else "none"
         raise click.UsageError(
-            f"give exactly one of --object, --source, --pinned, --id and --builtin; got {got}."
+            f"give exactly one of --object, --source, --pinned, --id, --fd and --builtin; got {got}."
         )
-    path = options.object if options.object is not None else options.source
-    if path is None and options.program is not None:
-        raise click.UsageError(
-            "--program names a program in an --object or --source; it does not go with " + given[0] + "."
-        )
-    if path is not None:
-        is_object = options.object is not None
-        descriptor = _open(path, *(_AN_OBJECT if is_object else _A_SOURCE))
-        try:
-            yield (OpenObject if is_object else OpenSource)(descriptor, options.program)
-        finally:
-            os.close(descriptor)
-        return
-    known = {"pin": options.pinned, "id": options.id, "builtin": options.builtin}
-    yield from (Source(kind, value) for kind, value in known.items() if value is not None)
+    match options:
+        case SourceOptions(object=str(file)):
+            return Object(file, options.program)
+        case SourceOptions(source=str(file)):
+            return CSource(file, options.program)
+        case SourceOptions(program=str()):
+            raise click.UsageError(
+                "--program names a program in an --object or --source; it does not go with " + given[0] + "."
+            )
+        case SourceOptions(pinned=str(path)):
+            return Pinned(path)
+        case SourceOptions(id=int(number)):
+            return ProgramId(number)
+        case SourceOptions(fd=int(number)):
+            return ProgramFd(number)
+        case _:
+            return Builtin(str(options.builtin))
 
 
-def _open(path: str, what: str, such_as: str) -> int:
-    try:
-        # Without O_NONBLOCK a FIFO would make us wait for its writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise InputError(f"the {what} file {path} cannot be opened: {error.strerror}") from None
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        found = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-        raise InputError(f"the {what} file {path} is {found}; give {such_as}")
-    return descriptor
+def fallback(word: str) -> Program:
+    """A FALLBACK: the name of a built-in program, or else an ELF object that holds one program."""
+    return Builtin(word) if word in BUILTINS else Object(word)
+
+
+def _usage(error: BadInput) -> click.UsageError:
+    return click.UsageError(error.sentence + ("" if error.sentence.endswith("?") else "."))

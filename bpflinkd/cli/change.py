@@ -1,22 +1,20 @@
 """The commands that change links: attach, replace, detach."""
 
+# ruff: noqa: PLC0415  # few links are held
+
 from typing import Any
 
 import click
 
-from bpflinkd.cli.arguments import (
-    SourceOptions,
-    opened_source,
-    source_options,
-    target,
-)
+from bpflinkd.cli.arguments import SourceOptions, fallback, owner, program, source_options, target
 from bpflinkd.cli.group import Command
-from bpflinkd.cli.kinds import NAME, Text
+from bpflinkd.cli.kinds import NAME, OWNER, POLICY, Duration, Text
 from bpflinkd.cli.settings import Settings
-from bpflinkd.core.model import Lifetime, Policy
+from bpflinkd.client import Client, ClientError
+from bpflinkd.core.model import Lifetime
 from bpflinkd.core.targets import XdpMode
-from bpflinkd.dbus.answers import ClientError
 
+_force = click.option("--force", is_flag=True, help="Also if another owns it. For administrators.")
 _GENERATIONS = click.IntRange(1, 2**64 - 1)
 
 _ATTACH_HELP = """Make a link named NAME: attach a program to TARGET and own it from then on.
@@ -25,7 +23,11 @@ TARGET is an interface (xdp:eth0); a cgroup by its path below the cgroup v2 root
 with an attach type where the program does not tell it ("cgroup:/web.slice egress"); a kernel function
 where it begins (kprobe:tcp_connect), at an offset (kprobe:tcp_connect+0x10) or where it returns
 (kretprobe:tcp_connect); or every function that matches (kprobe-multi:tcp_*, kretprobe-multi:tcp_*).
-The program is exactly one of --object, --source, --pinned, --id and --builtin.
+The program is exactly one of --object, --source, --pinned, --id, --fd and --builtin.
+
+With --lifetime owner the command stays in the foreground and holds the link. When it ends, by Ctrl-C or
+otherwise, `bpflinkctl claim` may take the link over for the --grace time; then the --fallback takes its
+place, or it ends.
 
 \b
 Examples:
@@ -35,6 +37,8 @@ Examples:
       --object count.bpf.o --program count_egress
   bpflinkctl attach later xdp:wg0 --wait --policy restore --id 42
   bpflinkctl attach connects kprobe:tcp_connect --source connects.c --program on_connect
+  bpflinkctl attach edge-filter xdp:eth0 --object filter.bpf.o --owner unit:tw-agent.service
+  bpflinkctl attach debug xdp:eth0 --object dump.bpf.o --lifetime owner --grace 2s --fallback pass
 """
 
 _REPLACE_HELP = """Swap the program of the link NAME atomically: the hook is never empty and never runs both.
@@ -43,6 +47,7 @@ _REPLACE_HELP = """Swap the program of the link NAME atomically: the hook is nev
 Examples:
   bpflinkctl replace edge-filter --object filter-v2.bpf.o
   bpflinkctl replace edge-filter --builtin pass --expect 3
+  bpflinkctl replace edge-filter --builtin pass --force --ask
 """
 
 _DETACH_HELP = """End the link NAME: its program leaves the hook, and bpflinkd forgets it.
@@ -72,26 +77,70 @@ Example:
 )
 @click.option(
     "--policy",
-    type=click.Choice(list(map(str, Policy))),
+    type=POLICY,
     help="What is done when somebody else changes the hook.  [default: alert]",
 )
 @click.option("--wait", is_flag=True, help="Accept a target that is not there yet.")
 @click.option("--ephemeral", is_flag=True, help="End at the next reboot.  [default: attach again then]")
+@click.option(
+    "--lifetime",
+    type=click.Choice(list(map(str, Lifetime))),
+    help="When it ends by itself: never, at the next reboot, or with this command.  [default: pinned]",
+)
+@click.option(
+    "--grace",
+    metavar="TIME",
+    type=Duration(),
+    help="With --lifetime owner: how long it may be claimed after that.  [default: 10s]",
+)
+@click.option(
+    "--fallback",
+    metavar="BUILTIN|FILE",
+    type=Text("builtins"),
+    help="With --lifetime owner: the program that stays then, pass or an ELF object.  [default: none]",
+)
+@click.option("--owner", metavar="OWNER", type=OWNER, help="Who may change it.  [default: you]")
+@click.option("--force", is_flag=True, help="Also for an owner without a grant. For administrators.")
 @click.pass_obj
 def attach_command(settings: Settings, /, **given: Any) -> None:
     """See `_ATTACH_HELP`."""
     where = target(given["target"], given["mode"], given["attach_type"], given["cookie"])
-    name = given["name"]
-    with opened_source(_source(given)) as source:
-        client = settings.client(doing=_compiling(given))
-        path = client.attach(
-            name,
-            where,
-            source,
-            policy=given["policy"],
-            lifetime=Lifetime.EPHEMERAL if given["ephemeral"] else None,
-            wait=given["wait"],
-        )
+    source, lifetime = program(_source(given)), _lifetime(given)
+    name, receiver = given["name"], None if given["owner"] is None else owner(given["owner"])
+    client = settings.client(doing=_compiling(given))
+    path = client.attach(
+        name,
+        where,
+        source,
+        policy=given["policy"],
+        wait=given["wait"],
+        lifetime=lifetime,
+        owner=receiver,
+        grace=given["grace"],
+        fallback=None if given["fallback"] is None else fallback(given["fallback"]),
+        force=given["force"],
+    )
+    _tell_attached(settings, client, name, path)
+    if lifetime == Lifetime.OWNER:
+        from bpflinkd.cli import holding
+
+        holding.hold(settings, client, name)
+
+
+def _lifetime(given: dict[str, Any]) -> str | None:
+    """What was chosen, with what goes with it. Raises click's usage errors."""
+    lifetime: str | None = given["lifetime"]
+    if given["ephemeral"]:
+        if lifetime not in (None, Lifetime.EPHEMERAL):
+            raise click.UsageError(f"--ephemeral and --lifetime {lifetime} contradict each other.")
+        lifetime = Lifetime.EPHEMERAL
+    for option in ("grace", "fallback"):
+        if given[option] is not None and lifetime != Lifetime.OWNER:
+            raise click.UsageError(f"--{option} goes with --lifetime owner only.")
+    return lifetime
+
+
+def _tell_attached(settings: Settings, client: Client, name: str, path: str) -> None:
     try:
         link = client.link(name)
         state, reason = link["State"], link["Reason"]
@@ -111,12 +160,13 @@ def attach_command(settings: Settings, /, **given: Any) -> None:
 @click.option(
     "--expect", metavar="GENERATION", type=_GENERATIONS, help="Refuse unless the link is at this generation."
 )
+@_force
 @click.pass_obj
 def replace_command(settings: Settings, /, **given: Any) -> None:
     """See `_REPLACE_HELP`."""
-    name = given["name"]
-    with opened_source(_source(given)) as source:
-        generation = settings.client(doing=_compiling(given)).replace(name, source, expect=given["expect"])
+    name, source = given["name"], program(_source(given))
+    client = settings.client(doing=_compiling(given))
+    generation = client.replace(name, source, expect=given["expect"], force=given["force"])
     output = settings.output()
     if output.json:
         output.document({"name": name, "generation": generation})
@@ -126,15 +176,16 @@ def replace_command(settings: Settings, /, **given: Any) -> None:
 
 @click.command("detach", cls=Command, help=_DETACH_HELP, short_help="End a link.")
 @click.argument("name", type=NAME)
+@_force
 @click.pass_obj
-def detach_command(settings: Settings, name: str) -> None:
+def detach_command(settings: Settings, name: str, force: bool) -> None:
     """See `_DETACH_HELP`."""
     client = settings.client()
     try:
         file, template = client.link(name)["Origin"]
     except ClientError:
         file = template = ""  # the daemon says what is wrong, and better
-    client.detach(name)
+    client.detach(name, force=force)
     output = settings.output()
     if output.json:
         output.document({"name": name})

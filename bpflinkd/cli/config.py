@@ -1,4 +1,4 @@
-"""The commands that read what files declare, without a daemon: config show, config check."""
+"""The commands that read what files ask for, without a daemon: config show, config check."""
 
 # ruff: noqa: PLC0415  # what reads the files is imported when a command runs
 
@@ -6,43 +6,33 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from bpflinkd.cli.group import Command, Group
-from bpflinkd.cli.render import Column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bpflinkd.cli.settings import Settings
+    from bpflinkd.config.grants import GrantsDirectory
     from bpflinkd.config.links import LinksDirectory
-    from bpflinkd.core.declared import AnyDeclaration, DeclaredProgram, Refused
-    from bpflinkd.core.patterns import Pattern
-    from bpflinkd.core.targets import WantedTarget
+    from bpflinkd.core.declared import Refused
 
-_COLUMNS: Final = (
-    Column("NAME", cut="end"),
-    Column("KIND"),
-    Column("TARGET", cut="middle"),
-    Column("PROGRAM", cut="end"),
-    Column("POLICY"),
-    Column("DECLARED AT", cut="middle"),
-)
 _REFUSED: Final = 1
 
-_HELP = """Look at the files that declare links, as bpflinkd would read them. No daemon is needed.
+_HELP = """Look at the files that declare links and give grants, as bpflinkd would. No daemon is needed.
 
-They are *.toml in /usr/lib/bpflinkd/links.d and /etc/bpflinkd/links.d; a file in the latter takes the place
-of one of the same name in the former.
+They are *.toml in links.d and grants.d, in /usr/lib/bpflinkd and in /etc/bpflinkd; a file in the latter takes
+the place of one of the same name in the former.
 
 \b
 Examples:
   bpflinkctl config show
   bpflinkctl config check
 """
-_SHOW_HELP = """Show what the files ask for: name, target, program, policy, and where that is written.
+_SHOW_HELP = """Show what the files ask for: links, grants, and where each is written.
 
 What is refused is told on standard error, and the exit code is 1.
 
@@ -50,16 +40,18 @@ What is refused is told on standard error, and the exit code is 1.
 Examples:
   bpflinkctl config show
   bpflinkctl config show --json | jq -r '.links[] | select(.template) | .name'
+  bpflinkctl config show --json | jq '.grants[] | select(.kernel_memory)'
 """
 _CHECK_HELP = """Check the files, or FILE_OR_DIR: a sentence a fault, and exit code 1 if there is one.
 
 Files outside of the directories that bpflinkd reads are drafts: it does not matter who owns them or can
-write to them.
+write to them. What a draft is of, links or grants, is seen from what is in it.
 
 \b
 Examples:
   bpflinkctl config check
   bpflinkctl config check edge.toml
+  bpflinkctl config check grants.d/tracing.toml
 """
 
 _config_dir = click.option(
@@ -68,7 +60,7 @@ _config_dir = click.option(
     type=click.Path(),
     default="/etc/bpflinkd",
     show_default=True,
-    help="Where links.d is. Of another place than the default, nothing else is read.",
+    help="Where links.d and grants.d are. Of another place than the default, nothing else is read.",
 )
 
 
@@ -77,7 +69,7 @@ _config_dir = click.option(
     cls=Group,
     modules={"show": "config", "check": "config"},
     help=_HELP,
-    short_help="Show or check what files declare.",
+    short_help="Show or check what files declare and grant.",
 )
 def config_command() -> None:
     """See `_HELP`."""
@@ -88,22 +80,34 @@ def config_command() -> None:
 @click.pass_context
 def show_command(context: click.Context, config_dir: str) -> None:
     """See `_SHOW_HELP`."""
-    from bpflinkd.config.links import LinksDirectory, directories
+    from bpflinkd.cli import config_documents as shapes
+    from bpflinkd.config import grants, links
 
     settings: Settings = context.obj
-    found = LinksDirectory(directories(Path(config_dir))).read()
+    place = Path(config_dir)
+    found = links.LinksDirectory(links.directories(place)).read()
+    given = grants.GrantsDirectory(grants.directories(place)).read()
+    refused = (*found.refused, *given.refused)
     output = settings.output()
     if output.json:
-        links = [_document(link) for link in found]
-        output.document({"links": links, "faults": _faults(found.refused)})
+        output.document(
+            {
+                "links": [shapes.link_document(link) for link in found],
+                "grants": [shapes.grant_document(grant) for grant in given.grants],
+                "faults": _faults(refused),
+            }
+        )
     else:
         if found.links or found.templates or not output.terminal:
-            output.table(_COLUMNS, [_row(link) for link in found])
+            output.table(shapes.LINK_COLUMNS, [shapes.link_row(link) for link in found])
         else:
             output.line("No links are declared.")
-        for refused in found.refused:
-            _say(refused.sentence)
-    if found.refused:
+        if given.grants:
+            output.line()
+            output.table(shapes.GRANT_COLUMNS, [shapes.grant_row(grant) for grant in given.grants])
+        for each in refused:
+            _say(each.sentence)
+    if refused:
         context.exit(_REFUSED)
 
 
@@ -114,41 +118,74 @@ def show_command(context: click.Context, config_dir: str) -> None:
 def check_command(context: click.Context, places: Sequence[str], config_dir: str) -> None:
     """See `_CHECK_HELP`."""
     settings: Settings = context.obj
-    files = _files(places, config_dir)
-    found = files.read()
-    templates, links = len(found.templates), len(found.links)
+    link_files, grant_files = _files(places, config_dir)
+    found, given = link_files.read(), grant_files.read()
+    links, templates, grants = len(found.links), len(found.templates), len(given.grants)
+    files = len(link_files.accepted) + len(grant_files.accepted)
+    refused = (*found.refused, *given.refused)
     output = settings.output()
     if output.json:
-        counts = {"links": links, "templates": templates, "files": len(files.accepted)}
-        output.document({**counts, "faults": _faults(found.refused)})
-    elif found.refused:
-        for refused in found.refused:
-            output.line(refused.sentence)
+        counts = {"links": links, "templates": templates, "grants": grants, "files": files}
+        output.document({**counts, "faults": _faults(refused)})
+    elif refused:
+        for each in refused:
+            output.line(each.sentence)
     else:
         output.line(
-            f"{_count(links, 'link')}, {_count(templates, 'template')} "
-            f"in {_count(len(files.accepted), 'file')}, no faults"
+            f"{_count(links, 'link')}, {_count(templates, 'template')}, {_count(grants, 'grant')} "
+            f"in {_count(files, 'file')}, no faults"
         )
-    if found.refused:
+    if refused:
         context.exit(_REFUSED)
 
 
-def _files(places: Sequence[str], config_dir: str) -> LinksDirectory:
+def _files(places: Sequence[str], config_dir: str) -> tuple[LinksDirectory, GrantsDirectory]:
     """What is to be checked. Rights count where the daemon reads."""
-    from bpflinkd.config.links import LinksDirectory, directories
+    from bpflinkd.config import grants, links
     from bpflinkd.config.trust import ROOT
 
-    read = directories(Path(config_dir))
+    of_links, of_grants = (kind.directories(Path(config_dir)) for kind in (links, grants))
     if not places:
-        return LinksDirectory(read)
+        return links.LinksDirectory(of_links), grants.GrantsDirectory(of_grants)
     paths = [Path(os.path.abspath(place)) for place in places]
-    roots = [Path(os.path.abspath(directory)) for directory in read]
+    roots = [Path(os.path.abspath(directory)) for directory in (*of_links, *of_grants)]
     ours = all(any(path.is_relative_to(root) for root in roots) for path in paths)
-    return LinksDirectory(
-        [path for path in paths if path.is_dir()],
-        [path for path in paths if not path.is_dir()],
-        trusted=ROOT if ours else None,
+    trusted = ROOT if ours else None
+    granting = {path for path in paths if _holds_grants(path)}
+    directories = [path for path in paths if path.is_dir()]
+    files = [path for path in paths if path not in directories]
+    return (
+        links.LinksDirectory(
+            [path for path in directories if path not in granting],
+            [path for path in files if path not in granting],
+            trusted=trusted,
+        ),
+        grants.GrantsDirectory(
+            [path for path in directories if path in granting],
+            [path for path in files if path in granting],
+            trusted=trusted,
+        ),
     )
+
+
+def _holds_grants(path: Path) -> bool:
+    """Whether a file or directory is for grants.d: by where it is, or else by what is in it."""
+    from bpflinkd.config import pieces
+    from bpflinkd.config.directories import MAX_FILE
+    from bpflinkd.config.grant_table import GRANTS
+    from bpflinkd.config.link_table import LINKS
+
+    above = (path.name, path.parent.name)
+    if GRANTS.directory in above or LINKS.directory in above:
+        return GRANTS.directory in above
+    if path.is_dir():
+        return any(_holds_grants(file) for file in path.glob("*.toml") if not file.is_dir())
+    try:
+        # What is not a file is refused when it is read.
+        text = path.read_bytes()[:MAX_FILE].decode(errors="replace") if path.is_file() else ""
+    except OSError:
+        text = ""
+    return bool(pieces.header(GRANTS.word).search(text)) and not pieces.header(LINKS.word).search(text)
 
 
 def _count(number: int, what: str) -> str:
@@ -163,79 +200,3 @@ def _say(sentence: str) -> None:
 
 def _faults(refused: Sequence[Refused]) -> list[dict[str, str]]:
     return [{"file": fault.file, "sentence": fault.sentence} for fault in refused]
-
-
-def _is_template(link: AnyDeclaration) -> bool:
-    from bpflinkd.core.patterns import CgroupPattern, InterfacePattern
-
-    return isinstance(link.target, InterfacePattern | CgroupPattern)
-
-
-def _row(link: AnyDeclaration) -> list[str]:
-    return [
-        link.name,
-        "template" if _is_template(link) else "link",
-        str(link.target),
-        link.asked,
-        str(link.policy),
-        link.place,
-    ]
-
-
-def _document(link: AnyDeclaration) -> dict[str, Any]:
-    from bpflinkd.cli.words import user_name
-
-    kind, value, name = _program(link.program)
-    uid = link.owner.uid
-    return {
-        "name": link.name,
-        "template": _is_template(link),
-        "target": _target(link.target),
-        "program": {kind: value, "name": name},
-        "policy": link.policy,
-        "lifetime": link.lifetime,
-        "owner": {"uid": uid, "user": user_name(uid)},
-        "file": link.file,
-        "line": link.line,
-    }
-
-
-def _target(target: WantedTarget | Pattern) -> dict[str, Any]:
-    """As in the document of a link; of a template with patterns, and with all that is asked of a match."""
-    from bpflinkd.core import targets
-    from bpflinkd.core.patterns import CgroupPattern, InterfacePattern
-
-    match target:
-        case InterfacePattern(name=name, mode=mode):
-            more = {"altname": target.altname, "mac": target.mac, "driver": target.driver}
-            return {"xdp": name, "mode": mode, **{key: value for key, value in more.items() if value}}
-        case targets.XdpTarget(interface=interface, mode=mode):
-            return {"xdp": interface, "mode": mode}
-        case targets.CgroupTarget(path=path, attach_type=kind) | CgroupPattern(path=path, attach_type=kind):
-            return {"cgroup": path, "attach_type": kind.name if kind else None}
-        case targets.CgroupPlace(path=path):
-            return {"cgroup": path, "attach_type": None}
-        case targets.KprobeTarget(kind=kprobe, symbol=symbol, offset=offset, cookie=cookie):
-            place = {} if target.at_return else {"offset": offset}
-            return {kprobe: symbol, **place, "cookie": cookie}
-        case targets.KprobeMultiTarget(kind=kprobe, pattern=pattern, cookie=cookie):
-            return {kprobe: pattern, "cookie": cookie}
-
-
-def _program(program: DeclaredProgram) -> tuple[str, str, str | None]:
-    """Kind, value, and the name of the program in it where it was given."""
-    from bpflinkd.core import sources
-
-    match program:
-        case sources.ObjectImage(sha256=sha256, program=name):
-            return "object", sha256, name
-        case sources.SourceText(sha256=sha256, program=name):
-            return "source", sha256, name
-        case sources.KeptObject(sha256=sha256, program=name):
-            return "kept", sha256, name
-        case sources.KeptSource(sha256=sha256, program=name):
-            return "kept-source", sha256, name
-        case sources.PinnedProgram(path=path):
-            return "pin", path, None
-        case sources.Builtin(name=name):
-            return "builtin", name, None

@@ -12,7 +12,8 @@ from bpflinkd.cli.failures import REFUSED, InputError
 from bpflinkd.cli.group import Command
 from bpflinkd.cli.kinds import NAME
 from bpflinkd.cli.settings import Settings
-from bpflinkd.dbus.values import LinkProperties, ProgramFile
+from bpflinkd.client.values import LinkProperties, ProgramFile
+from bpflinkd.core.model import Lifetime
 
 _RELOAD_HELP = """Apply what the files in links.d declare, as far as it is not so already.
 
@@ -125,7 +126,20 @@ def _declaration(link: LinkProperties, program: dict[str, str]) -> str:
     table |= {
         "program": named,
         "policy": link["Policy"],
-        "lifetime": link["Lifetime"],
-        "owner": words.user_name(link["Owner"]) or link["Owner"],
+        # A file has no connection that a link could live with.
+        "lifetime": link["Lifetime"] if link["Lifetime"] != Lifetime.OWNER else Lifetime.PINNED.value,
+        "owner": _owner(link["Owner"]),
     }
     return tomlkit.dumps({"link": [table]})
+
+
+def _owner(text: str) -> Any:
+    """As files have it: a user's name, a uid where it has none, or a unit."""
+    import tomlkit
+
+    kind, _, value = text.partition(":")
+    if kind == "user":
+        return words.user_name(int(value)) or int(value)
+    named = tomlkit.inline_table()
+    named[kind] = value
+    return named

@@ -8,8 +8,8 @@ from functools import cache
 from typing import Any, TypeAlias
 
 from bpflinkd.cli.words import user_name
+from bpflinkd.client.values import Event, LinkProperties, ManagerProperties
 from bpflinkd.core import names
-from bpflinkd.dbus.values import Event, LinkProperties, ManagerProperties
 
 Document: TypeAlias = dict[str, Any]
 
@@ -60,18 +60,50 @@ def occupant(value: Mapping[str, Any]) -> Document | None:
     }
 
 
+def owner(text: str) -> Document:
+    """Who may change a link, from the property Owner."""
+    kind, _, value = text.partition(":")
+    return {"uid": int(value), "user": user_name(int(value))} if kind == "user" else {kind: value}
+
+
+def actor(value: Sequence[Any]) -> Document:
+    """Who did something, from the property By; null for what is not known."""
+    uid, pid, unit, exe = value
+    return {
+        "uid": uid,
+        "user": user_name(uid),
+        "pid": pid or None,
+        "unit": unit or None,
+        "exe": exe or None,
+    }
+
+
+def hold(value: Mapping[str, Any]) -> Document | None:
+    """With which connection a link lives; None where it lives by itself."""
+    if not value:
+        return None
+    source, detail = value.get("fallback", ("", ""))
+    return {
+        "holder": value.get("holder") or None,
+        "grace": value.get("grace"),
+        "fallback": {source: detail} if source else None,
+        "until": value.get("until") or None,
+    }
+
+
 def link(properties: LinkProperties, bpffs: str) -> Document:
     """One link: `show`, and each of `list`. `bpffs` is where the daemon pins."""
     found: Document = {snake_case(key): value for key, value in properties.items()}
     source, detail = properties["Source"]
     hook, number = properties["Hook"]
     file, template = properties["Origin"]
-    uid = properties["Owner"]
     del found["kprobe"]
     found |= zip(("cookie", "missed", "suppressed"), properties["Kprobe"], strict=True)
     return found | {
         "target": target(properties["Target"]),
-        "owner": {"uid": uid, "user": user_name(uid)},
+        "owner": owner(properties["Owner"]),
+        "by": actor(properties["By"]),
+        "hold": hold(properties["Hold"]),
         "program": program(properties["Program"]),
         "source": {source: detail},
         "origin": {"file": file, "template": template} if file else None,

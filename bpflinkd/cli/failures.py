@@ -42,6 +42,8 @@ def _tell(error: BaseException, settings: Settings, arguments: list[str]) -> int
     # Before the options were read, `settings` does not know yet.
     as_json = settings.json or "--json" in arguments
     code, name, sentence, log = _explain(error)
+    if code == NOT_ALLOWED and not settings.ask and _polkit_could(name, arguments):
+        sentence += "; --ask lets polkit ask for an administrator's password"
     if as_json:
         document = {"error": {"name": name, "message": sentence, "log": log}}
         print(json.dumps(document), flush=True)
@@ -50,6 +52,11 @@ def _tell(error: BaseException, settings: Settings, arguments: list[str]) -> int
     else:
         _say(name, sentence, log)
     return code
+
+
+def _polkit_could(name: str, arguments: list[str]) -> bool:
+    """Whether polkit might allow it. It is not asked about root, nor for another's link without force."""
+    return os.geteuid() != 0 and (name == "NotAuthorized" or (name == "NotOwner" and "--force" in arguments))
 
 
 def _explain(error: BaseException) -> tuple[int, str, str, str]:
@@ -68,8 +75,7 @@ def _explain(error: BaseException) -> tuple[int, str, str, str]:
 
 
 def _explain_answer(error: BaseException) -> tuple[int, str, str, str]:
-    # Not before: a mistake in usage has no need of GIO.
-    from bpflinkd.dbus.answers import ClientError, NoDaemon, NotAllowed
+    from bpflinkd.client.errors import ClientError, NoDaemon, NotAllowed
 
     if isinstance(error, ClientError):
         code = REFUSED

@@ -10,7 +10,7 @@ from bpflinkd.cli import documents, words
 from bpflinkd.cli.group import Command
 from bpflinkd.cli.render import STATE_STYLES
 from bpflinkd.cli.settings import Settings
-from bpflinkd.dbus.values import Event
+from bpflinkd.client.values import Event
 
 _HELP = """Follow what happens to the links until Ctrl-C.
 

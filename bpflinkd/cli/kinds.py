@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 _DAY: Final = 86_400.0
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
@@ -27,6 +28,27 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic since click
             seconds = 0.0
         if not 0 < seconds <= _DAY:
             self.fail(f"{value!r} is not a number of seconds between 0 and {_DAY:.0f}.", param, ctx)
+        return seconds
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
+    """A span of time: a number, and behind it ms, s, min or h; without one, seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse to seconds, or say what is accepted."""
+        if isinstance(value, float):
+            return value
+        word = str(value).strip()
+        number = word.rstrip("abcdefghijklmnopqrstuvwxyz ")
+        unit = word.removeprefix(number).strip() or "s"
+        try:
+            seconds = float(number) * _UNITS[unit]
+        except (ValueError, KeyError):
+            seconds = -1.0
+        if not 0 <= seconds <= _DAY:
+            self.fail(f"{value!r} is not a time such as 500ms, 10s or 2min, of a day at most.", param, ctx)
         return seconds
 
 
@@ -65,3 +87,6 @@ class Text(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.
 
 NAME: Final = Text("link_names")
 """The name of a link that there is."""
+OWNER: Final = Text("owners")
+POLICY: Final = click.Choice(["alert", "restore", "yield"])
+"""As `core.model.Policy` has them, which takes time to import."""

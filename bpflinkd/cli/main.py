@@ -35,6 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
         from bpflinkd.cli import failures
 
         code = failures.report(error, settings, arguments)
+    finally:
+        settings.close()
     if not gc.isenabled():
         gc.freeze()  # or the interpreter looks for garbage as it ends
     return code

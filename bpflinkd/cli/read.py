@@ -12,7 +12,7 @@ from bpflinkd.cli.group import Command
 from bpflinkd.cli.kinds import NAME
 from bpflinkd.cli.render import STATE_STYLES, Column
 from bpflinkd.cli.settings import Settings
-from bpflinkd.dbus.values import ManagerProperties, Row
+from bpflinkd.client.values import ManagerProperties, Row
 
 _LIST_COLUMNS: Final = (
     Column("NAME", cut="end"),
@@ -83,7 +83,7 @@ def _list_row(row: Row) -> list[str]:
         row.name,
         row.target,
         row.state,
-        words.owner(row.owner),
+        words.short_owner(row.owner),
         str(row.generation),
         words.program(row.program, row.tag),
         words.age(row.state_since),
@@ -106,18 +106,21 @@ def show_command(settings: Settings, name: str) -> None:
 
 
 def _show_fields(link: dict[str, Any]) -> list[tuple[str, str]]:
-    running, uid = link["running"], link["owner"]["uid"]
+    running = link["running"]
     fields = [
         ("Name", link["name"]),
         ("State", f"{link['state']} since {words.when(link['state_since'])}"),
         ("Reason", link["reason"]),
         ("Target", _target(link["target"]) + (f", cookie {link['cookie']}" if link["cookie"] else "")),
-        ("Owner", f"{words.owner(uid)} (uid {uid})"),
+        ("Owner", words.full_owner(link["owner"])),
         ("Policy", link["policy"]),
         ("Lifetime", link["lifetime"]),
+        ("Held by", _hold(link["hold"])),
         ("Declared", _declared(link["origin"])),
         ("Created", words.when(link["created"])),
         ("Generation", f"{link['generation']} since {words.when(link['generation_since'])}"),
+        ("  by", words.actor(link["by"])),
+        ("  because", link["message"]),
         ("Program", _pairs(link["program"])),
         ("Source", _pairs(link["source"])),
     ]
@@ -138,6 +141,19 @@ def _show_fields(link: dict[str, Any]) -> list[tuple[str, str]]:
         ("Pins", link["pins"]),
     ]
     return [(label, value) for label, value in fields if value]
+
+
+def _hold(hold: dict[str, Any] | None) -> str:
+    """With which connection a link lives, and what comes after it."""
+    if hold is None:
+        return ""
+    then = f"then {_pairs(hold['fallback'])}" if hold["fallback"] else "then the link ends"
+    if hold["until"]:
+        return f"nobody any more; it may be claimed until {words.moment(hold['until'])}, {then}"
+    if not hold["holder"]:
+        return "nobody any more; the fallback runs"
+    grace = words.duration(hold["grace"])
+    return f"connection {hold['holder']}; it may be claimed for {grace} after that, {then}"
 
 
 def _declared(origin: dict[str, str] | None) -> str:

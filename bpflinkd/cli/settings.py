@@ -5,18 +5,14 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bpflinkd.cli.agent import Agent
     from bpflinkd.cli.render import Output
-    from bpflinkd.dbus.client import Client
-
-DEFAULT_TIMEOUT: Final = 30.0
-"""Seconds. Long enough for a verifier that has much to read, short enough to notice."""
-COMPILE_TIMEOUT: Final = 150.0
-"""Seconds. The daemon gives a compiler a minute, and compiles one source at a time."""
+    from bpflinkd.client import Client
 
 
 class Settings:
@@ -28,14 +24,27 @@ class Settings:
         self.no_color = False
         self.timeout: float | None = None
         """Seconds, where they were chosen."""
+        self.ask = False
+        """Let polkit ask the user before it answers."""
+        self._agent: Agent | None = None
 
     def client(self, *, doing: str = "") -> Client:
         """Connect to the bus that was chosen. `doing` is what the daemon may take long for: compiling."""
-        from bpflinkd.dbus.client import Client
+        from bpflinkd.client import Client
 
-        timeout = self.timeout or (COMPILE_TIMEOUT if doing else DEFAULT_TIMEOUT)
+        if self.ask and self._agent is None:
+            from bpflinkd.cli.agent import Agent
+
+            self._agent = Agent()
         words = doing or "waiting for bpflinkd"
-        return Client(self.bus, timeout=timeout, slow=lambda: self._spin(words))
+        # A spinner would write over what the agent asks.
+        slow = None if self.ask else lambda: self._spin(words)
+        return Client(self.bus, timeout=self.timeout, interactive=self.ask, slow=slow)
+
+    def close(self) -> None:
+        """End what was started for this command."""
+        if self._agent is not None:
+            self._agent.close()
 
     def output(self) -> Output:
         """Where results go."""

@@ -1,6 +1,7 @@
 """Words for the shell's completion. Whatever goes wrong, nothing is offered and nothing is said."""
 
 import os
+import pwd
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -8,10 +9,10 @@ from typing import Final
 import click
 
 from bpflinkd.cli.settings import Settings
+from bpflinkd.client.errors import ClientError
 from bpflinkd.core.attach_types import CGROUP_ATTACH_TYPES
 from bpflinkd.core.sources import BUILTINS
 from bpflinkd.core.written import KPROBE_KINDS
-from bpflinkd.dbus.answers import ClientError
 
 _LETTERS: Final = 3
 _MOST_FUNCTIONS: Final = 200
@@ -29,6 +30,13 @@ def link_names(context: click.Context, _word: str) -> list[str]:
         return []
 
 
+def owners(_context: click.Context, _word: str) -> list[str]:
+    """Users, and services that run."""
+    found = [f"user:{user.pw_name}" for user in pwd.getpwall()]
+    services = _listed(f"{_cgroup_root()}/system.slice")
+    return found + [f"unit:{name}" for name in services if name.endswith(".service")]
+
+
 def attach_types(_context: click.Context, _word: str) -> list[str]:
     """The attach types of cgroups."""
     return [known.name for known in CGROUP_ATTACH_TYPES]
@@ -37,6 +45,11 @@ def attach_types(_context: click.Context, _word: str) -> list[str]:
 def builtins(_context: click.Context, _word: str) -> list[str]:
     """Programs that ship with bpflinkd."""
     return list(BUILTINS)
+
+
+def interfaces(_context: click.Context, _word: str) -> list[str]:
+    """Interfaces of this network namespace."""
+    return _listed("/sys/class/net")
 
 
 def targets(_context: click.Context, word: str) -> list[str]:

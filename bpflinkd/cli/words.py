@@ -34,13 +34,15 @@ def age(since: int, now: float | None = None) -> str:
 
 def when(micros: int) -> str:
     """A time in microseconds as local date and time, with how long ago it was."""
-    if not micros:
-        return "-"
+    return f"{moment(micros)} ({age(micros)} ago)" if micros else "-"
+
+
+def moment(micros: int) -> str:
+    """A time in microseconds as local date and time."""
     try:
-        told = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(micros // _MICROS))
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(micros // _MICROS))
     except (OverflowError, OSError, ValueError):
         return f"{micros} microseconds since 1970"
-    return f"{told} ({age(micros)} ago)"
 
 
 def clock(micros: int) -> str:
@@ -60,6 +62,33 @@ def user_name(uid: int) -> str | None:
 def owner(uid: int) -> str:
     """A user name where there is one."""
     return user_name(uid) or str(uid)
+
+
+def short_owner(text: str) -> str:
+    """An owner, `user:812` or `unit:NAME`, in a table."""
+    kind, _, value = text.partition(":")
+    return owner(int(value)) if kind == "user" else value
+
+
+def full_owner(value: dict[str, Any]) -> str:
+    """An owner's document."""
+    return f"unit {value['unit']}" if "unit" in value else user(value)
+
+
+def user(value: dict[str, Any]) -> str:
+    """A document that has `uid` and `user`."""
+    return f"{owner(value['uid'])} (uid {value['uid']})"
+
+
+def actor(value: dict[str, Any]) -> str:
+    """Who did something, from its document."""
+    pid = f"pid {value['pid']}" if value["pid"] else ""
+    return ", ".join(filter(None, (user(value), value["unit"], pid, value["exe"])))
+
+
+def duration(micros: int) -> str:
+    """A span of time in microseconds: 10 s, 0.5 s."""
+    return f"{micros / _MICROS:g} s"
 
 
 def target(value: Sequence[str]) -> str:

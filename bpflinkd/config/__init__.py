@@ -1,4 +1,4 @@
-"""What files ask for: settings (`bpflinkd.toml`) and declared links (`links.d`)."""
+"""What files ask for: settings (`bpflinkd.toml`), declared links (`links.d`) and grants (`grants.d`)."""
 
 from bpflinkd.config.settings import Config, ConfigError, load
 

@@ -24,6 +24,9 @@ class Kind(NamedTuple):
 TEXT: Final = Kind((str,), "a string")
 NUMBER: Final = Kind((int,), "a number")
 TABLE: Final = Kind((dict,), "a table")
+FLAG: Final = Kind((bool,), "true or false")
+ARRAY: Final = Kind((list,), "an array of strings")
+_BITS: Final = 64
 
 _TYPES: Final = (
     (bool, "a boolean"),
@@ -45,8 +48,11 @@ def typed(
         if kind is None:
             faults.append(Fault((*path, key), unknown(key, kinds, what)))
         # To Python a boolean is a number.
-        elif not isinstance(value, kind.types) or isinstance(value, bool):
+        elif not isinstance(value, kind.types) or (isinstance(value, bool) and bool not in kind.types):
             faults.append(Fault((*path, key), f"{key} must be {kind.must}, not {shown(value)}"))
+        # Written in hexadecimal a number may be so long that Python refuses to print it.
+        elif isinstance(value, int) and value.bit_length() > _BITS:
+            faults.append(Fault((*path, key), f"{key} has more than the {_BITS} bits that a number may have"))
         else:
             fine[key] = value
     return fine

@@ -2,12 +2,25 @@
 
 import os
 import stat
+from pathlib import Path
+from typing import Final
 
+from bpflinkd.config.settings import Config
 from bpflinkd.config.trust import Trust, Unfit
 from bpflinkd.core.declared import Refused
 
-_NULL = os.makedev(1, 3)
+VENDOR: Final = Path("/usr/lib/bpflinkd")
+_NULL: Final = os.makedev(1, 3)
 """/dev/null, see Documentation/admin-guide/devices.txt."""
+
+
+def directories(config_dir: Path, name: str) -> tuple[Path, ...]:
+    """Where files of a kind are, in `links.d` or the like; the last wins.
+
+    What a vendor ships is for the system's instance alone.
+    """
+    own = config_dir / name
+    return (VENDOR / name, own) if config_dir == Config().config_dir else (own,)
 
 
 class Listing:

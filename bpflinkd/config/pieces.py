@@ -1,17 +1,17 @@
-"""The text of a file, apart at its `[[link]]` lines, so that one changed link is parsed alone."""
+"""The text of a file, apart at its `[[link]]` or `[[grant]]` lines: one changed table is parsed alone."""
 
 import re
 import tomllib
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
-from bpflinkd.config import place, table
+from bpflinkd.config import place, tables
 from bpflinkd.config.checks import Fault
 from bpflinkd.config.place import Place
-from bpflinkd.config.table import Wanted
+from bpflinkd.config.tables import Form
 from bpflinkd.config.trust import Unfit
 
-_LINK: Final = re.compile(r"^[ \t]*\[\[[ \t]*link[ \t]*\]\]", re.MULTILINE)
+_Wanted = TypeVar("_Wanted")
 _WHERE: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
 
@@ -23,44 +23,57 @@ class BadText(Unfit):
         self.place = where
 
 
+class Entry(NamedTuple, Generic[_Wanted]):
+    """What one table asks for."""
+
+    at: int
+    """Its index in the piece."""
+    line: int
+    """From 1 where the piece begins."""
+    wanted: _Wanted
+
+
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Generic[_Wanted]):
     """A part of a file that is TOML by itself, with what it asks for. Where it begins is told apart."""
 
     text: str
-    links: tuple[Wanted, ...]
-    lines: tuple[int, ...]
-    """The line of each link, from 1 where the piece begins."""
+    entries: tuple[Entry[_Wanted], ...]
     faults: tuple[Fault, ...]
 
 
-class Placed(NamedTuple):
+class Placed(NamedTuple, Generic[_Wanted]):
     """A piece and how many lines there are before it."""
 
     before: int
-    piece: Piece
+    piece: Piece[_Wanted]
 
 
-Pieces: TypeAlias = tuple[Placed, ...]
+Pieces: TypeAlias = tuple[Placed[_Wanted], ...]
 
 
-def read(data: bytes, known: Pieces | None = None) -> Pieces:
+def read(data: bytes, form: Form[_Wanted], known: Pieces[_Wanted] | None = None) -> Pieces[_Wanted]:
     """Parse a file, or `BadText`. Pieces that are as in `known` are not parsed again."""
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         fine = data[: error.start].decode()
         raise BadText("the file is not UTF-8", _end(fine)) from None
-    return _apart(text, known or ()) or _whole(text)
+    return _apart(text, form, known or ()) or _whole(text, form)
 
 
-def _apart(text: str, known: Pieces) -> Pieces | None:
-    """A piece a link; None where the text cannot be taken apart.
+def header(word: str) -> re.Pattern[str]:
+    """What matches the lines `[[word]]`."""
+    return re.compile(rf"^[ \t]*\[\[[ \t]*{word}[ \t]*\]\]", re.MULTILINE)
 
-    Each piece being TOML by itself that holds one `link` and nothing else, all together mean what the
+
+def _apart(text: str, form: Form[_Wanted], known: Pieces[_Wanted]) -> Pieces[_Wanted] | None:
+    """A piece a table; None where the text cannot be taken apart.
+
+    Each piece being TOML by itself that holds one `[[word]]` and nothing else, all together mean what the
     text means: no string runs over from one to the next, and each begins with the header of an array.
     """
-    starts = [match.start() for match in _LINK.finditer(text)]
+    starts = [match.start() for match in header(form.word).finditer(text)]
     if not starts:
         return None
     before = {placed.piece.text: placed.piece for placed in known}
@@ -74,9 +87,9 @@ def _apart(text: str, known: Pieces) -> Pieces | None:
             piece = before.get(part)
             if piece is None:
                 document = tomllib.loads(part)
-                if len(document) != 1 or len(document["link"]) != 1:
+                if len(document) != 1 or len(document[form.word]) != 1:
                     return None
-                piece = _piece(part, document, (1,))
+                piece = _piece(part, form, document, (1,))
             found.append(Placed(lines, piece))
             lines += part.count("\n")
     except (ValueError, RecursionError):
@@ -84,7 +97,7 @@ def _apart(text: str, known: Pieces) -> Pieces | None:
     return tuple(found)
 
 
-def _whole(text: str) -> Pieces:
+def _whole(text: str, form: Form[_Wanted]) -> Pieces[_Wanted]:
     """The text as one piece."""
     try:
         document = tomllib.loads(text)
@@ -95,10 +108,10 @@ def _whole(text: str) -> Pieces:
     if not document:
         return ()
     places = place.places(text)
-    links = document.get("link")
-    count = len(links) if isinstance(links, list) else 0
-    lines = tuple(places["link", at].line for at in range(count))
-    return (Placed(0, _piece(text, document, lines)),)
+    array = document.get(form.word)
+    count = len(array) if isinstance(array, list) else 0
+    lines = tuple(places[form.word, at].line for at in range(count))
+    return (Placed(0, _piece(text, form, document, lines)),)
 
 
 def _syntax(text: str, said: str) -> BadText:
@@ -115,7 +128,8 @@ def _end(text: str) -> Place:
     return Place(text.count("\n") + 1, len(text) - text.rfind("\n"))
 
 
-def _piece(text: str, document: dict[str, Any], lines: tuple[int, ...]) -> Piece:
-    links, faults = table.read(document)
-    kept = tuple(lines[link.path[1]] for link in links)
-    return Piece(text, links, kept, faults)
+def _piece(
+    text: str, form: Form[_Wanted], document: dict[str, Any], lines: tuple[int, ...]
+) -> Piece[_Wanted]:
+    fine, faults = tables.read(document, form)
+    return Piece(text, tuple(Entry(at, lines[at], wanted) for at, wanted in fine.items()), faults)

@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 from bpflinkd.core.ids import ProgId
 from bpflinkd.core.model import Occupant, Record
-from bpflinkd.core.ports import Program
+from bpflinkd.core.ports import Link, Program
 from bpflinkd.core.targets import Hook
 
 
@@ -19,6 +19,8 @@ class SaveIntent:
     record: Record
     image: bytes | None
     """The ELF object to keep, where the record's source is a stored object."""
+    fallback: bytes | None = None
+    """The same for the fallback of a link that lives with a connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,27 @@ class Promote:
     """Move the staged pins over the current ones. A crash before this is healed at start."""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldLink:
+    """Pin a bpf_link that another made. Undo: unpin it; it goes on as it did."""
+
+    name: str
+    link: Link
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeOver:
+    """Put a bpf_link in the place of a program that was attached by netlink, and pin it.
+
+    Undo: the program is attached by netlink again.
+    """
+
+    name: str
+    hook: Hook
+    occupant: Occupant
+    program: Program
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,21 +160,19 @@ class RemoveRecord:
     name: str
 
 
-Action: TypeAlias = (
+Papers: TypeAlias = (
     SaveIntent
     | ForgetIntent
     | StageProgram
-    | CreateLink
-    | SwapLink
     | SaveDone
     | NoteHook
     | Promote
-    | Evict
     | SaveEnding
-    | EndLink
     | SetAside
     | RenameRecord
     | RenamePins
     | RemovePins
     | RemoveRecord
 )
+"""What concerns records and pins: nothing that runs is changed by it."""
+Action: TypeAlias = Papers | CreateLink | SwapLink | HoldLink | TakeOver | Evict | EndLink

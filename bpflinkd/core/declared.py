@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar, cast
 
 from bpflinkd.core import patterns
-from bpflinkd.core.model import ROOT, Lifetime, Origin, Owner, Policy, Record
+from bpflinkd.core.callers import ROOT, Owner
+from bpflinkd.core.model import Lifetime, Origin, Policy, Record
 from bpflinkd.core.patterns import CgroupPattern, Interface, InterfacePattern, Pattern
 from bpflinkd.core.sources import (
     Builtin,

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
 
 from bpflinkd.core import declared
+from bpflinkd.core.callers import Caller
+from bpflinkd.core.checks import Checked, Loaded
 from bpflinkd.core.declared import (
     Attach,
     Declarations,
@@ -34,7 +36,7 @@ from bpflinkd.core.links import Links
 from bpflinkd.core.model import Record
 from bpflinkd.core.pending import Pending
 from bpflinkd.core.ports import Kernel, Program, Store
-from bpflinkd.core.requests import AttachRequest, Caller, ReplaceRequest
+from bpflinkd.core.requests import AttachRequest, ReplaceRequest
 from bpflinkd.core.sources import (
     KeptObject,
     KeptSource,
@@ -223,7 +225,9 @@ class Declarer:
 
         self._compiling.add(wanted.name)
         outcome.pending.append(
-            Pending(source=program, target=wanted.target, compiled=compiled, failed=failed)
+            Pending(
+                source=program, checked=Checked(wanted.target, None, None), compiled=compiled, failed=failed
+            )
         )
 
     def _attach(self, wanted: Wanted, program: WantedProgram, loaded: Program | None) -> None:
@@ -236,14 +240,17 @@ class Declarer:
             lifetime=wanted.lifetime,
             wait=True,
             owner=wanted.owner,
+            force=True,
             origin=wanted.origin,
         )
-        self._manager.attach(request, loaded)
+        self._manager.attach(request, Loaded(loaded) if loaded else None)
 
     def _replace(self, wanted: Wanted, program: WantedProgram, loaded: Program | None) -> None:
         self._manager.settle(wanted, program_too=False)
-        request = ReplaceRequest(caller=_ROOT, name=wanted.name, program=program, origin=wanted.origin)
-        self._manager.replace(request, loaded)
+        self._manager.replace(
+            ReplaceRequest(caller=_ROOT, name=wanted.name, program=program, ours=True, origin=wanted.origin),
+            Loaded(loaded) if loaded else None,
+        )
 
     def _move(self, wanted: Wanted, program: WantedProgram, loaded: Program | None) -> None:
         # A program that cannot be loaded must not cost the link that there is.

@@ -34,6 +34,10 @@ class NotOwner(BpflinkdError):
     """Only the owner of a link, or an administrator, may change it."""
 
 
+class LimitExceeded(BpflinkdError):
+    """More than one caller may have or ask for; wait, give something up, or have the limit raised."""
+
+
 class NoSuchLink(BpflinkdError):
     """No link has this name."""
 
@@ -97,6 +101,7 @@ class Internal(BpflinkdError):
 ALL_ERRORS: Final = (
     NotAuthorized,
     NotOwner,
+    LimitExceeded,
     NoSuchLink,
     NameTaken,
     BadName,

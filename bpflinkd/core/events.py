@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
+from bpflinkd.core.callers import Actor
 from bpflinkd.core.ids import UnixMicros
 from bpflinkd.core.model import Generation, LinkView, Occupant, State
 from bpflinkd.core.targets import IfIndex
@@ -113,6 +114,17 @@ class LinkAmended:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OwnerOverridden:
+    """An administrator changed a link that another owns."""
+
+    view: LinkView
+    """As it was then; for a link that ended, as it was last."""
+    by: Actor
+    verb: str
+    """What was done: `detached`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StateChanged:
     """A link's state, or the reason for it, is another one."""
 
@@ -143,5 +155,12 @@ class Healed:
 
 
 News: TypeAlias = (
-    LinkAdded | LinkRemoved | LinkAmended | ProgramReplaced | StateChanged | ForeignChange | Healed
+    LinkAdded
+    | LinkRemoved
+    | LinkAmended
+    | OwnerOverridden
+    | ProgramReplaced
+    | StateChanged
+    | ForeignChange
+    | Healed
 )

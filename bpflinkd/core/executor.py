@@ -11,7 +11,9 @@ from bpflinkd.core.actions import (
     EndLink,
     Evict,
     ForgetIntent,
+    HoldLink,
     NoteHook,
+    Papers,
     Promote,
     RemovePins,
     RemoveRecord,
@@ -23,6 +25,7 @@ from bpflinkd.core.actions import (
     SetAside,
     StageProgram,
     SwapLink,
+    TakeOver,
 )
 from bpflinkd.core.errors import BpflinkdError, Internal, StorageFailed
 from bpflinkd.core.ids import NO_PROGRAM
@@ -40,6 +43,8 @@ class Held:
 
     link: Link | None
     program: Program | None
+    gap_ns: int = 0
+    """Nanoseconds for which a hook was empty that was taken over."""
 
 
 class Executor:
@@ -79,17 +84,8 @@ class Executor:
         return held
 
     def _perform(self, action: Action, target: Target, held: Held, undo: list[Callable[[], None]]) -> Held:
-        store, pins, kernel = self._store, self._pins, self._kernel
+        pins, kernel = self._pins, self._kernel
         match action:
-            case SaveIntent(record=record, image=image):
-                store.intend(record, image)
-                undo.append(lambda: store.forget_intent(record.name))
-            case ForgetIntent(name=name):
-                pins.discard_staged(name)
-                store.forget_intent(name)
-            case StageProgram(name=name, program=program):
-                undo.append(lambda: pins.discard_staged(name))
-                pins.stage_program(name, program)
             case CreateLink(record=record, hook=hook, program=program):
                 made = kernel.create_link(target, hook, program)
                 undo.append(lambda: _take_back(kernel, pins, record.name, made))
@@ -103,19 +99,45 @@ class Executor:
                 if before is not None and expected in (before.info.id, NO_PROGRAM):
                     undo.append(lambda: kernel.swap(link, target, before, program.info.id))
                 return replace(held, program=program)
+            case HoldLink(name=name, link=adopted):
+                undo.append(lambda: pins.unstage_link(name))
+                pins.stage_link(name, adopted)
+                return replace(held, link=adopted)
+            case TakeOver(name=name, hook=hook, occupant=occupant, program=program):
+                taken = kernel.take_over(target, hook, occupant, program)
+                undo.append(lambda: kernel.give_back(taken.link, target, hook, program))
+                pins.stage_link(name, taken.link)
+                pins.promote(name)
+                return replace(held, link=taken.link, gap_ns=taken.gap_ns)
+            case Evict(hook=hook, occupant=occupant):
+                kernel.evict(hook, occupant)
+            case EndLink():
+                if held.link is not None:
+                    kernel.detach(held.link)
+            case _:
+                self._write(action, undo)
+        return held
+
+    def _write(self, action: Papers, undo: list[Callable[[], None]]) -> None:
+        store, pins = self._store, self._pins
+        match action:
+            case SaveIntent(record=record, image=image, fallback=fallback):
+                store.intend(record, image, fallback)
+                undo.append(lambda: store.forget_intent(record.name))
+            case ForgetIntent(name=name):
+                pins.discard_staged(name)
+                store.forget_intent(name)
+            case StageProgram(name=name, program=program):
+                undo.append(lambda: pins.discard_staged(name))
+                pins.stage_program(name, program)
             case SaveDone(record=record):
                 store.commit(record)
             case NoteHook(record=record):
                 store.note_hook(record)
             case Promote(name=name):
                 pins.promote(name)
-            case Evict(hook=hook, occupant=occupant):
-                kernel.evict(hook, occupant)
             case SaveEnding(name=name):
                 store.mark_ending(name)
-            case EndLink():
-                if held.link is not None:
-                    kernel.detach(held.link)
             case SetAside(name=name):
                 place = pins.set_aside(name)
                 log.warning("the link %r is let go; its bpf_link stays pinned at %s", name, place)
@@ -130,7 +152,6 @@ class Executor:
                 store.remove(name)
             case _:
                 assert_never(action)
-        return held
 
 
 def _unwind(undo: list[Callable[[], None]]) -> None:

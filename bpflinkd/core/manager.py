@@ -7,7 +7,11 @@ import logging
 from dataclasses import replace
 from typing import Final
 
-from bpflinkd.core import names, plan
+from bpflinkd.core import checks, names, plan
+from bpflinkd.core.access import Access
+from bpflinkd.core.adoption import Adoption
+from bpflinkd.core.callers import Action, Caller
+from bpflinkd.core.checks import Checked, Loaded
 from bpflinkd.core.declared import Declarations
 from bpflinkd.core.declarer import Declarer, Outcome
 from bpflinkd.core.errors import BadProgram, HookGone, NameTaken
@@ -16,18 +20,21 @@ from bpflinkd.core.events import (
     LinkAdded,
     LinkAmended,
     LinkRemoved,
+    OwnerOverridden,
     ProgramReplaced,
     Tiding,
 )
 from bpflinkd.core.executor import Executor, Held
+from bpflinkd.core.grants import Grants
 from bpflinkd.core.ids import Micros
 from bpflinkd.core.links import Entry, Links, status_of
-from bpflinkd.core.model import Feature, Foreign, Health, LinkView, Record, State
+from bpflinkd.core.model import Confinement, Feature, Foreign, Health, LinkView, Record, State
 from bpflinkd.core.observer import Observer
+from bpflinkd.core.ownership import Ownership, Receiver
 from bpflinkd.core.pending import Pending
 from bpflinkd.core.ports import Clock, Kernel, Pins, Program, Publish, Store, Ticks
-from bpflinkd.core.requests import AttachRequest, Caller, DetachRequest, ReplaceRequest
-from bpflinkd.core.sources import ObjectImage, SourceFile, SourceText, StoredObject, StoredSource
+from bpflinkd.core.requests import AttachRequest, DetachRequest, ReplaceRequest
+from bpflinkd.core.sources import ObjectImage, SourceText, StoredObject, StoredSource, WantedProgram
 from bpflinkd.core.takeback import TakeBack
 from bpflinkd.core.targets import (
     CgroupTarget,
@@ -40,6 +47,7 @@ from bpflinkd.core.templates import Wanted
 
 log = logging.getLogger(__name__)
 
+
 FEATURES_HOLD: Final = 5_000_000
 """Microseconds for which what the kernel can do is taken to stay so."""
 
@@ -48,8 +56,16 @@ class Manager:
     """The links of one host."""
 
     def __init__(
-        self, kernel: Kernel, pins: Pins, store: Store, publish: Publish, clock: Clock, ticks: Ticks
+        self,
+        kernel: Kernel,
+        pins: Pins,
+        store: Store,
+        publish: Publish,
+        clock: Clock,
+        ticks: Ticks,
+        receiver: Receiver,
     ) -> None:
+        """`receiver` tells in which groups a new owner is."""
         self._kernel = kernel
         self._pins = pins
         self._store = store
@@ -58,6 +74,13 @@ class Manager:
         self._ticks = ticks
         self._executor = Executor(kernel, pins, store)
         self._links = Links()
+        self._access = Access()
+        self.ownership = Ownership(self, self._links, self._access, store, publish, receiver)
+        """Transfer, claim, and the end of links that live with a connection."""
+        self.adoption = Adoption(
+            self._links, self._access, self.ownership, kernel, pins, store, self._executor, publish, clock
+        )
+        """Owning what somebody else attached."""
         self._declarer = Declarer(self, self._links, kernel, store)
         self._observer = Observer(
             self._links, kernel, self._executor, publish, clock, ticks, self._declarer.decline
@@ -70,33 +93,45 @@ class Manager:
 
     # Verbs
 
-    def check_attach(self, request: AttachRequest) -> Hook | None:
-        """Every refusal that does not need the program; returns the hook, None while it is awaited."""
-        plan.authorize(request.caller, "attach programs")
-        name = names.check(request.name)
-        if name in self._links:
-            raise NameTaken(f"there is a link {name!r} already; replace or detach it")
-        if self._pins.taken(name):
-            raise NameTaken(
-                f"the pin directory for {name!r} is in use, but not by a link we know; look into it "
-                "and remove it, or choose another name"
-            )
-        hook = self._kernel.resolve(request.target)
-        plan.check_target_there(request.target, hook, wait=request.wait)
-        return hook
+    def check_attach(self, request: AttachRequest) -> Checked:
+        """Every refusal that does not need the program."""
+        target = request.target
+        confined = self._check_rights(request, target)
+        checks.name_is_free(names.check(request.name), self._links, self._pins)
+        checks.lifetime_fits(request, confined)
+        hook = self._kernel.resolve(target)
+        plan.check_target_there(target, hook, wait=request.wait)
+        return Checked(target, hook, confined, given=isinstance(target, CgroupTarget))
 
-    def attach(self, request: AttachRequest, loaded: Program | None = None) -> LinkView:
+    def _check_rights(self, request: AttachRequest, target: WantedTarget) -> Confinement | None:
+        caller, put = request.caller, self._access.put
+        confined = put(caller, target, request.program, request.policy, action=Action.ATTACH)
+        if request.held is not None and request.held.fallback is not None:
+            put(caller, target, request.held.fallback, request.policy, action=Action.ATTACH)
+        owner = request.owner or caller.user
+        self.ownership.check_new(caller, owner, request.name, target, force=request.force)
+        return confined
+
+    def attach(self, request: AttachRequest, loaded: Loaded | None = None) -> LinkView:
         """Make a link. Refusals: see `plan.attach`; nothing is touched before the last check.
 
         Args:
-            loaded: the program, where it took so long to load that it was done elsewhere.
+            loaded: the program, where it was loaded elsewhere because that takes long.
         """
-        program = loaded
+        program = loaded.program if loaded else None
+        fallback: Program | None = None
         try:
-            hook = self.check_attach(request)
-            given = isinstance(request.target, CgroupTarget)
-            program = program or self._kernel.open_program(request.program, request.target, given=given)
+            checked = self.check_attach(request)
+            hook, confined = checked.hook, checked.confined
+            checks.loaded_as_allowed(loaded, confined)
+            program = program or self.load(request.program, checked)
             target = plan.settle_target(request.target, program)
+            if confined is not None:
+                # The attach type is known now, where only the program told.
+                self._check_rights(request, target)
+            if request.held is not None and request.held.fallback is not None:
+                fallback = self.load(request.held.fallback, Checked(target, hook, confined, given=True))
+                plan.settle_target(target, fallback)
             occupant = self._kernel.occupant(hook) if hook else None
             if occupant is not None:
                 ours = self._links.name_of(occupant)
@@ -104,16 +139,19 @@ class Manager:
                     raise plan.busy(target, occupant, ours)
                 hook = None  # declared is promised: what policy says of strangers is done below
             try:
-                record, held = self._make(request, target, program, hook)
+                record, held = self._make(request, target, program, hook, confined, fallback)
             except HookGone:
                 if not request.wait:
                     raise
                 hook = None  # it went just now
-                record, held = self._make(request, target, program, hook)
+                record, held = self._make(request, target, program, hook, confined, fallback)
         except BaseException:
             if program is not None:
                 program.close()
             raise
+        finally:
+            if fallback is not None:
+                fallback.close()
         health = Health(state=State.ACTIVE, reason="", since=record.created)
         if hook is None:
             reason = f"{plan.gone(target)}; we attach when it appears"
@@ -128,31 +166,44 @@ class Manager:
         return entry.view()
 
     def _make(
-        self, request: AttachRequest, target: Target, program: Program, hook: Hook | None
+        self,
+        request: AttachRequest,
+        target: Target,
+        program: Program,
+        hook: Hook | None,
+        confined: Confinement | None,
+        fallback: Program | None,
     ) -> tuple[Record, Held]:
-        record, actions = plan.attach(request, target, program, hook, self._clock())
+        record, actions = plan.attach(request, target, program, hook, self._clock(), confined, fallback)
         return record, self._executor.run(actions, target, Held(link=None, program=program))
 
-    def check_replace(self, request: ReplaceRequest) -> Target:
-        """Every refusal that does not need the program; returns the link's target."""
-        plan.authorize(request.caller, "replace programs")
-        entry = self._links.named(request.name)
-        plan.check_expected(entry.record, request.expect)
-        return entry.record.target
+    def check_replace(self, request: ReplaceRequest) -> Checked:
+        """Every refusal that does not need the program."""
+        record = self._links.named(request.name).record
+        confined, overrides = None, False
+        if not request.ours:
+            caller, verb = request.caller, "replace the program of"
+            overrides = self._access.change(caller, record, verb, force=request.force)
+            action = Action.CHANGE_ANY if overrides else Action.ATTACH
+            confined = self._access.put(caller, record.target, request.program, None, action=action)
+        plan.check_expected(record, request.expect)
+        return Checked(record.target, record.hook, confined, overrides)
 
-    def replace(self, request: ReplaceRequest, loaded: Program | None = None) -> LinkView:
+    def replace(self, request: ReplaceRequest, loaded: Loaded | None = None) -> LinkView:
         """Swap the program of a link, atomically. Returns the link at its new generation.
 
         Args:
             loaded: as for `attach`.
         """
-        program = loaded
+        program = loaded.program if loaded else None
         try:
-            target = self.check_replace(request)
+            checked = self.check_replace(request)
+            confined = checked.confined
+            checks.loaded_as_allowed(loaded, confined)
             entry = self._links.named(request.name)
             running = entry.held.program
-            program = program or self._kernel.open_program(request.program, target)
-            after = plan.replacement(entry.record, request, program, self._clock())
+            program = program or self.load(request.program, checked)
+            after = plan.replacement(entry.record, request, program, self._clock(), confined)
             expected = running.info if running else entry.record.generation.program
             status = status_of(self._kernel, entry, for_swap=True)
             after, actions = plan.swap(after, status, program, expected)
@@ -165,16 +216,20 @@ class Manager:
         entry.record = after
         entry.hold(replace(held, program=program))
         self._publish(ProgramReplaced(view=entry.view(), old=old))
+        if checked.overrides:
+            self._publish(OwnerOverridden(view=entry.view(), by=request.caller.actor, verb="replaced"))
         if entry.health.state is not State.ACTIVE:
             self._observer.observe(request.name, "replace")
         return entry.view()
 
     def detach(self, request: DetachRequest) -> None:
         """End a link: our program leaves the hook, pins and record go."""
-        plan.authorize(request.caller, "detach links")
-        record = self._links.named(request.name).record
-        self.end(request.name, f"detached by uid {request.caller.uid}")
-        self._declarer.decline(record)
+        view = self._links.named(request.name).view()
+        overrides = self._access.change(request.caller, view.record, "detach", force=request.force)
+        self.end(request.name, f"detached by {request.caller.actor}")
+        if overrides:
+            self._publish(OwnerOverridden(view=view, by=request.caller.actor, verb="detached"))
+        self._declarer.decline(view.record)
 
     def end(self, name: str, reason: str) -> None:
         """The same, for what files say."""
@@ -221,13 +276,24 @@ class Manager:
             entry.record = after
             self._publish(LinkAmended(view=entry.view()))
 
-    def reload(self, read: Declarations) -> Outcome:
-        """Apply the difference between what files declare and what there is."""
+    def check_reload(self, caller: Caller) -> None:
+        """Whether this caller may have the files applied."""
+        self._access.administer(caller, Action.RELOAD, "reload what is declared")
+
+    def reload(self, read: Declarations, grants: Grants) -> Outcome:
+        """Apply the difference between what files declare and what there is.
+
+        Args:
+            grants: those that are in force from now on. Links that were made under others stay.
+        """
+        self._access.grants = grants
         return self._declarer.reload(read)
 
-    def compile(self, source: SourceFile | SourceText, target: WantedTarget) -> Program:
-        """Compile and load C source. The one method for another thread: it touches no link."""
-        return self._kernel.open_program(source, target)
+    def load(self, program: WantedProgram, checked: Checked) -> Program:
+        """Load a program. Where that takes long, on another thread: it touches no link."""
+        return self._kernel.open_program(
+            program, checked.target, given=checked.given, confined=checked.confined
+        )
 
     def features(self) -> tuple[Feature, ...]:
         """What this kernel and host can do. Tried again only after a while: anybody may ask."""
@@ -238,7 +304,7 @@ class Manager:
 
     def list_foreign(self, caller: Caller) -> tuple[Foreign, ...]:
         """Programs that are not ours, on XDP hooks and on the cgroups of our links."""
-        plan.authorize(caller, "list the programs of others")
+        self._access.administer(caller, Action.VIEW, "list the programs of others")
         ours = frozenset(entry.held.link.id for entry in self._links.values() if entry.held.link)
         targets = (entry.record.target for entry in self._links.values())
         return self._kernel.foreign(targets, ours)
@@ -253,8 +319,9 @@ class Manager:
 
     def program_file(self, caller: Caller, name: str) -> ObjectImage | SourceText:
         """The file that a link's program was loaded from."""
-        plan.authorize(caller, "read the files that programs were loaded from")
-        source = self._links.named(name).record.generation.source
+        record = self._links.named(name).record
+        self._access.see_file(caller, record)
+        source = record.generation.source
         data = self._store.image(source.sha256) if isinstance(source, StoredObject | StoredSource) else None
         if data is None or not isinstance(source, StoredObject | StoredSource):
             raise BadProgram(f"the program of link {name!r} came from {source}, not from a file that is kept")

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from bpflinkd.core.ids import LinkId, ProgId, UnixMicros
+from bpflinkd.core.callers import Actor, Owner
+from bpflinkd.core.ids import LinkId, Micros, ProgId, UnixMicros
 from bpflinkd.core.sources import Source
 from bpflinkd.core.targets import Hook, Target, XdpMode
 
@@ -32,6 +33,8 @@ class Lifetime(StrEnum):
     """Never: it survives the daemon, its owner and a reboot."""
     EPHEMERAL = "ephemeral"
     """At the next reboot; until then it survives the daemon and its owner."""
+    OWNER = "owner"
+    """When the D-Bus connection that holds it goes, after a grace time."""
 
 
 class State(StrEnum):
@@ -68,16 +71,6 @@ class ProgramInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Owner:
-    """Who may change a link."""
-
-    uid: int
-
-
-ROOT: Final = Owner(uid=0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
     """Who asked for a link: a file, by itself or by a template in it; all empty for a caller."""
 
@@ -93,6 +86,32 @@ BY_CALLER: Final = Origin()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Confinement:
+    """With what privileges and limits a program is loaded that is not root's."""
+
+    kernel_memory: bool
+    """It may read kernel memory: loaded with CAP_PERFMON."""
+    maps: int
+    """How many it may have."""
+    memory: int
+    """Bytes that its maps may take, all together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """Which D-Bus connection a link of the lifetime `owner` lives with, and what comes after it."""
+
+    holder: str
+    """The connection's unique name; empty once it is gone and its time is over."""
+    bus: str
+    """The bus's id: names are unique on one bus only."""
+    grace: Micros
+    """How long after the connection's end the link may be claimed."""
+    fallback: Source | None = None
+    """What runs then, instead of nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """One program of a link's history; every replace makes a new one."""
 
@@ -100,7 +119,12 @@ class Generation:
     program: ProgramInfo
     source: Source
     since: UnixMicros
-    by_uid: int
+    by: Actor
+    """Who put it there."""
+    confinement: Confinement | None = None
+    """How it was loaded, and must be loaded again; None: as root's."""
+    message: str = ""
+    """Why, in the words of who did it, or ours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +141,8 @@ class Record:
     hook: Hook | None = None
     """The hook that we last attached to; None while we never did, and after a reboot."""
     origin: Origin = BY_CALLER
+    hold: Hold | None = None
+    """For the lifetime `owner`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

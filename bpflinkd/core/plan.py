@@ -28,14 +28,13 @@ from bpflinkd.core.errors import (
     BadTarget,
     HookBusy,
     HookGone,
-    NotAuthorized,
     StaleGeneration,
     WrongProgramType,
 )
 from bpflinkd.core.ids import NO_PROGRAM, UnixMicros
-from bpflinkd.core.model import Generation, Occupant, Owner, ProgramInfo, Record, Status
+from bpflinkd.core.model import Confinement, Generation, Hold, Occupant, ProgramInfo, Record, Status
 from bpflinkd.core.ports import Program
-from bpflinkd.core.requests import AttachRequest, Caller, ReplaceRequest
+from bpflinkd.core.requests import AttachRequest, ReplaceRequest
 from bpflinkd.core.targets import (
     CgroupPlace,
     CgroupTarget,
@@ -46,12 +45,6 @@ from bpflinkd.core.targets import (
     WantedTarget,
     XdpTarget,
 )
-
-
-def authorize(caller: Caller, verb: str) -> None:
-    """Only root may do what changes links or looks into other processes."""
-    if caller.uid != 0:
-        raise NotAuthorized(f"uid {caller.uid} may not {verb}: only root may; run it as root")
 
 
 def check_expected(record: Record, expect: int | None) -> None:
@@ -172,12 +165,24 @@ def attach(
     program: Program,
     hook: Hook | None,
     now: UnixMicros,
+    confined: Confinement | None = None,
+    fallback: Program | None = None,
 ) -> tuple[Record, Sequence[Action]]:
-    """Make a new link. The target is settled, the name and the hook are known to be free."""
+    """Make a new link. The target is settled, the name and the hook are known to be free.
+
+    Args:
+        confined: how the program was loaded.
+        fallback: what is to run once the holder's connection is gone.
+    """
+    held = request.held
+    hold = None
+    if held is not None:
+        after = fallback.source if fallback is not None else None
+        hold = Hold(holder=request.caller.name, bus=held.bus, grace=held.grace, fallback=after)
     record = Record(
         name=request.name,
         target=target,
-        owner=request.owner or Owner(uid=request.caller.uid),
+        owner=request.owner or request.caller.user,
         policy=request.policy,
         lifetime=request.lifetime,
         created=now,
@@ -186,13 +191,16 @@ def attach(
             program=program.info,
             source=program.source,
             since=now,
-            by_uid=request.caller.uid,
+            by=request.caller.actor,
+            confinement=confined,
         ),
         hook=hook,
         origin=request.origin,
+        hold=hold,
     )
+    later = fallback.image if fallback is not None else None
     steps: list[Action] = [
-        SaveIntent(record=record, image=program.image),
+        SaveIntent(record=record, image=program.image, fallback=later),
         StageProgram(name=record.name, program=program),
     ]
     if hook is not None:
@@ -200,8 +208,18 @@ def attach(
     return record, (*steps, SaveDone(record=record), Promote(name=record.name))
 
 
-def replacement(record: Record, request: ReplaceRequest, program: Program, now: UnixMicros) -> Record:
-    """The record after a replace, once the program is known to fit the link."""
+def replacement(
+    record: Record,
+    request: ReplaceRequest,
+    program: Program,
+    now: UnixMicros,
+    confined: Confinement | None = None,
+) -> Record:
+    """The record after a replace, once the program is known to fit the link.
+
+    Args:
+        confined: how the program was loaded.
+    """
     _check_type(program, record.target.attach_type, f"link {record.name!r} on {record.target}")
     return replace(
         record,
@@ -210,7 +228,9 @@ def replacement(record: Record, request: ReplaceRequest, program: Program, now: 
             program=program.info,
             source=program.source,
             since=now,
-            by_uid=request.caller.uid,
+            by=request.caller.actor,
+            confinement=confined,
+            message=request.message,
         ),
         origin=record.origin if request.origin is None else request.origin,
     )

@@ -5,12 +5,22 @@ Methods raise `BpflinkdError` with a sentence; nothing else is expected to come 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.events import News
 from bpflinkd.core.ids import LinkId, Micros, ProgId, UnixMicros
-from bpflinkd.core.model import Feature, Foreign, Generation, LinkFacts, Misses, Occupant, ProgramInfo, Record
+from bpflinkd.core.model import (
+    Confinement,
+    Feature,
+    Foreign,
+    Generation,
+    LinkFacts,
+    Misses,
+    Occupant,
+    ProgramInfo,
+    Record,
+)
 from bpflinkd.core.patterns import Interface
 from bpflinkd.core.sources import Source, WantedProgram
 from bpflinkd.core.targets import Hook, IfIndex, Target, WantedTarget
@@ -65,15 +75,30 @@ class Link(Protocol):
 class Kernel(Protocol):
     """Programs, hooks and bpf_links."""
 
-    def open_program(self, wanted: WantedProgram, target: WantedTarget, *, given: bool = False) -> Program:
-        """Load or find a program. `BadProgram`, `VerifierRejected`, `NotSupported`.
+    def open_program(
+        self,
+        wanted: WantedProgram,
+        target: WantedTarget,
+        *,
+        given: bool = False,
+        confined: Confinement | None = None,
+    ) -> Program:
+        """Load or find a program. `BadProgram`, `VerifierRejected`, `NotSupported`, `LimitExceeded`.
 
         Args:
             given: the target's attach type is the caller's word and overrides the ELF section's.
+            confined: the caller is not root: a file must be a sealed memfd, and what is loaded from bytes
+                is loaded with these privileges and limits. Never with a pin or an id.
         """
 
-    def reload_program(self, source: Source, image: bytes | None, target: Target) -> Program:
-        """Load a program again from what we remember, after its pin is gone. `BadProgram`."""
+    def reload_program(
+        self, source: Source, image: bytes | None, target: Target, confined: Confinement | None = None
+    ) -> Program:
+        """Load a program again from what we remember, after its pin is gone. `BadProgram`.
+
+        Args:
+            confined: how it was loaded the first time.
+        """
 
     def hold_program(self, prog_id: ProgId, source: Source, maps: tuple[str, ...] = ()) -> Program:
         """Hold a program that is loaded already. `BadProgram` where there is none."""
@@ -111,11 +136,41 @@ class Kernel(Protocol):
     def detach(self, link: Link) -> None:
         """Detach at once, whoever else holds the link."""
 
+    def find_link(self, link_id: LinkId | None, pin: str | None) -> "FoundLink":
+        """A bpf_link that another made, by id or pin. `BadOption`, `HookGone`, `NotSupported`."""
+
+    def take_over(self, target: Target, hook: Hook, occupant: Occupant, program: Program) -> "TakenOver":
+        """Replace exactly this netlink attachment of a program by a bpf_link with the same program.
+
+        Where that fails the program is attached by netlink again. `HookBusy`, `KernelRefused`.
+        """
+
+    def give_back(self, link: Link, target: Target, hook: Hook, program: Program) -> None:
+        """Undo that."""
+
     def evict(self, hook: Hook, occupant: Occupant) -> None:
         """Remove exactly this program from an XDP hook. `HookBusy` when it is another by now."""
 
     def foreign(self, targets: Iterable[Target], ours: frozenset[LinkId]) -> tuple[Foreign, ...]:
         """Programs on XDP hooks and on the cgroups of `targets` that no link of `ours` attaches."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundLink:
+    """A bpf_link of somebody else's, which we hold too."""
+
+    link: Link
+    target: Target
+    hook: Hook
+    program: Program
+
+
+class TakenOver(NamedTuple):
+    """A bpf_link in the place of a netlink attachment."""
+
+    link: Link
+    gap_ns: int
+    """Nanoseconds for which the hook was empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +249,7 @@ class Store(Protocol):
         """In the first start after a reboot: names of the ephemeral links, which are no more."""
 
     def load(self) -> tuple[Stored, ...]: ...
-    def intend(self, record: Record, image: bytes | None) -> None: ...
+    def intend(self, record: Record, image: bytes | None, fallback: bytes | None = None) -> None: ...
     def forget_intent(self, name: str) -> None: ...
     def commit(self, record: Record) -> None: ...
     def settle(self, record: Record) -> None:
@@ -208,6 +263,9 @@ class Store(Protocol):
 
     def forget_old_name(self, name: str) -> None:
         """Its pins have followed."""
+
+    def explain(self, record: Record) -> None:
+        """The current generation has another hook and message."""
 
     def amend(self, record: Record) -> None:
         """The current generation's program was loaded again and has another kernel id."""

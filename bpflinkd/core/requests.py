@@ -4,9 +4,11 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from bpflinkd.core import attach_types
+from bpflinkd.core import attach_types, units
+from bpflinkd.core.callers import Caller, Owner, Unit, User
 from bpflinkd.core.errors import BadOption, BadTarget
-from bpflinkd.core.model import BY_CALLER, Lifetime, Origin, Owner, Policy
+from bpflinkd.core.ids import LinkId, Micros
+from bpflinkd.core.model import BY_CALLER, Lifetime, Origin, Policy
 from bpflinkd.core.sources import WantedProgram
 from bpflinkd.core.targets import (
     CgroupPlace,
@@ -23,15 +25,12 @@ _ALTIFNAMSIZ: Final = 128
 _PATH_MAX: Final = 4096
 _KSYM_NAME_LEN: Final = 512
 _U64_MAX: Final = 2**64 - 1
+_MAX_UID: Final = 2**32 - 2
+GRACE: Final = Micros(10_000_000)
+"""Microseconds for which a link of the lifetime `owner` may be claimed, where nobody says otherwise."""
+_MAX_GRACE: Final = 24 * 3_600_000_000
 _SYMBOL: Final = re.compile(r"[A-Za-z_.$][\w.$]*", re.ASCII)
 _PATTERN: Final = re.compile(r"[\w.$*?!\[\]-]+", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
-    """Who asks, as the bus says it."""
-
-    uid: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +46,11 @@ class AttachRequest:
     wait: bool = False
     """Accept a target that is not there yet."""
     owner: Owner | None = None
-    """None for the caller."""
+    """None for the caller's user."""
+    force: bool = False
+    """Also for an owner who has no grant. Administrators only."""
+    held: "HeldBy | None" = None
+    """For the lifetime `owner`."""
     origin: Origin = BY_CALLER
     """For links that a file declares. They are made also where a stranger holds the hook."""
 
@@ -61,8 +64,14 @@ class ReplaceRequest:
     program: WantedProgram
     expect: int | None = None
     """Refuse unless the link is at this generation."""
+    force: bool = False
+    """Whoever owns it. Administrators only."""
+    ours: bool = False
+    """Asked by ourselves, for a file or for what comes after its holder: whoever owns it."""
     origin: Origin | None = None
     """The link's origin from then on, where a file asks; None leaves it."""
+    message: str = ""
+    """Why, in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +80,80 @@ class DetachRequest:
 
     caller: Caller
     name: str
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferRequest:
+    """Make somebody else the owner of a link."""
+
+    caller: Caller
+    name: str
+    owner: Owner
+    force: bool = False
+    """Whoever owns it, and also to one who has no grant. Administrators only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdoptRequest:
+    """Own what somebody else attached. One of the three says what."""
+
+    caller: Caller
+    name: str
+    link_id: LinkId | None = None
+    pin: str | None = None
+    """Of a bpf_link."""
+    interface: str | None = None
+    """On which a program is attached by netlink."""
+    policy: Policy = Policy.ALERT
+    owner: Owner | None = None
+    """None for the caller's user."""
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldBy:
+    """With what a link of the lifetime `owner` lives, besides the caller's connection."""
+
+    bus: str
+    """The id of the bus that the caller's name is of."""
+    grace: Micros = GRACE
+    fallback: WantedProgram | None = None
+
+
+def owner(given: str) -> Owner:
+    """An owner from its text: `user:812`, `unit:tw-agent.service`. `BadOption`."""
+    kind, _, value = given.partition(":")
+    if kind == "unit":
+        return unit(value)
+    if kind == "user" and value.isascii() and value.isdecimal():
+        return user(int(value))
+    raise BadOption(f"{given[:80]!r} is not an owner; write it as user:812 or unit:tw-agent.service")
+
+
+def user(uid: int) -> User:
+    """A user as an owner, or `BadOption`. The highest number means nobody to the kernel."""
+    if not 0 <= uid <= _MAX_UID:
+        raise BadOption(f"{uid} is not a uid, a number from 0 to {_MAX_UID}")
+    return User(uid=uid)
+
+
+def unit(name: str) -> Unit:
+    """A unit as an owner, or `BadOption`. It must be one that a process can be in."""
+    if "@." in name:
+        raise BadOption(f"{name[:80]!r} is a template, which no process is in; name one of its instances")
+    if not units.is_valid(name) or name.endswith(".slice"):
+        raise BadOption(f"{name[:80]!r} is not the name of a unit; write it as tw-agent.service")
+    return Unit(name=name)
+
+
+def grace(micros: int) -> Micros:
+    """A grace time in microseconds, or `BadOption`."""
+    if not 0 <= micros <= _MAX_GRACE:
+        raise BadOption(
+            f"the grace time {micros} us is not between 0 and {_MAX_GRACE // 3_600_000_000} hours"
+        )
+    return Micros(micros)
 
 
 def xdp_target(interface: str, mode: str = XdpMode.AUTO) -> XdpTarget:

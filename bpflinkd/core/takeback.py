@@ -4,6 +4,7 @@ import logging
 from dataclasses import replace
 
 from bpflinkd.core import recovery
+from bpflinkd.core.checks import Checked
 from bpflinkd.core.errors import BpflinkdError, StorageFailed
 from bpflinkd.core.events import Healed
 from bpflinkd.core.executor import Executor, Held
@@ -13,7 +14,7 @@ from bpflinkd.core.model import Health, Record, State
 from bpflinkd.core.observer import Observer
 from bpflinkd.core.pending import Pending
 from bpflinkd.core.ports import Clock, Kernel, Link, Pins, Program, Publish, Store, Stored
-from bpflinkd.core.sources import PinnedProgram, SourceText, StoredObject, StoredSource
+from bpflinkd.core.sources import ObjectImage, PinnedProgram, SourceText, StoredObject, StoredSource
 
 log = logging.getLogger(__name__)
 
@@ -94,9 +95,9 @@ class TakeBack:
         if held.program is not None and self._runs(held.link, held.program.info.id):
             self._amend(entry, held.program)
         if held.program is None:
-            waits = self._to_compile(entry)
+            waits = self._to_load(entry)
             if waits is not None:
-                reason = "its program is being compiled from C source"
+                reason = f"its program is being loaded again from {entry.record.generation.source}"
                 self._observer.show(entry, replace(unknown, state=State.FAILED, reason=reason), first=True)
                 return [waits]
             try:
@@ -156,15 +157,20 @@ class TakeBack:
         entry.held = replace(entry.held, program=program)
         self._amend(entry, program)
 
-    def _to_compile(self, entry: Entry) -> Pending | None:
-        """What a link waits for whose program must be compiled again."""
+    def _to_load(self, entry: Entry) -> Pending | None:
+        """What a link waits for whose program another process compiles or loads again."""
         name, generation = entry.record.name, entry.record.generation
         source = generation.source
-        if not isinstance(source, StoredSource) or self._still_runs(entry):
+        elsewhere = isinstance(source, StoredSource) or (
+            isinstance(source, StoredObject) and generation.confinement is not None
+        )
+        if not elsewhere or self._still_runs(entry):
             return None
-        text = self._store.image(source.sha256)
-        if text is None:
+        assert isinstance(source, StoredSource | StoredObject)
+        data = self._store.image(source.sha256)
+        if data is None:
             return None
+        kind = SourceText if isinstance(source, StoredSource) else ObjectImage
 
         def compiled(program: Program) -> None:
             if self._links.get(name) is not entry or entry.held.program is not None:
@@ -180,8 +186,8 @@ class TakeBack:
                 self._observer.show(entry, health, first=False)
 
         return Pending(
-            source=SourceText(data=text, sha256=source.sha256, program=source.program),
-            target=entry.record.target,
+            source=kind(data=data, sha256=source.sha256, program=source.program),
+            checked=Checked(entry.record.target, None, generation.confinement, given=True),
             compiled=compiled,
             failed=failed,
         )

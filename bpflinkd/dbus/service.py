@@ -1,5 +1,4 @@
-"""The daemon's objects on the bus. Reads are answered from what was published last; verbs go to
-the worker and are answered when it is done."""
+"""The daemon's objects on the bus. Reads are answered from what was published last; verbs are elsewhere."""
 
 import logging
 from collections import Counter
@@ -11,9 +10,9 @@ import pydbus
 from gi.repository import Gio, GLib
 from pydbus.registration import ObjectRegistration
 
-from bpflinkd.core import names, plan
+from bpflinkd.core import names
 from bpflinkd.core.declarer import Outcome
-from bpflinkd.core.errors import BpflinkdError, NoSuchLink, NotAuthorized
+from bpflinkd.core.errors import NoSuchLink, NotAuthorized
 from bpflinkd.core.events import (
     ForeignChange,
     Healed,
@@ -21,17 +20,20 @@ from bpflinkd.core.events import (
     LinkAmended,
     LinkRemoved,
     News,
+    OwnerOverridden,
     ProgramReplaced,
     StateChanged,
 )
 from bpflinkd.core.manager import Manager
-from bpflinkd.core.model import Feature, LinkView
-from bpflinkd.core.ports import Program
-from bpflinkd.core.requests import AttachRequest, Caller, DetachRequest, ReplaceRequest
-from bpflinkd.core.sources import ObjectImage, SourceFile, SourceText, WantedProgram
-from bpflinkd.core.targets import WantedTarget
+from bpflinkd.core.model import LinkView
 from bpflinkd.dbus import contract, wire
+from bpflinkd.dbus.closer import Closer
+from bpflinkd.dbus.gate import Gate
+from bpflinkd.dbus.holding import Holding
+from bpflinkd.dbus.limits import Admission, Limits
 from bpflinkd.dbus.peer import Peers
+from bpflinkd.dbus.polkit import Polkit
+from bpflinkd.dbus.verbs import Submit, Verbs
 from bpflinkd.dbus.wrapper import Call, DeferringWrapper
 
 log = logging.getLogger(__name__)
@@ -39,14 +41,6 @@ log = logging.getLogger(__name__)
 _string = GLib.Variant.new_string
 _u64 = GLib.Variant.new_uint64
 _INTERFACE = GLib.VariantType("{sa{sv}}")
-
-
-class Submit(Protocol):
-    """Queue work for the worker; `done(result, error)` is called on the main loop."""
-
-    def __call__(
-        self, work: Callable[[], Any], done: Callable[[Any, BaseException | None], None]
-    ) -> None: ...
 
 
 class DaemonFacts(Protocol):
@@ -57,18 +51,6 @@ class DaemonFacts(Protocol):
 
     def reload(self, done: Callable[[Outcome | None, BaseException | None], None]) -> None:
         """Apply what the files say now."""
-
-
-def _then(call: Call, go_on: Callable[[Any], None]) -> Callable[[Any, BaseException | None], None]:
-    """Go on with the result, or answer with the error."""
-
-    def done(result: Any, error: BaseException | None) -> None:
-        if error is not None:
-            call.fail(error)
-        else:
-            go_on(result)
-
-    return done
 
 
 class _Published:
@@ -86,12 +68,12 @@ class _Published:
         self.entry: GLib.Variant | None = None
         self.row: GLib.Variant | None = None
 
-    def managed(self) -> GLib.Variant:
+    def managed(self, until: int) -> GLib.Variant:
         """The entry of GetManagedObjects: {oa{sa{sv}}}."""
-        # A count of misses is read anew for each asking.
-        if self.entry is None or self.view.misses is not None:
+        # A count of misses is read anew for each asking; when a link ends may have come to be known.
+        if self.entry is None or self.view.misses is not None or until:
             path = GLib.Variant.new_object_path(wire.path_of(self.view.record.name))
-            self.entry = GLib.Variant.new_dict_entry(path, self.interfaces())
+            self.entry = GLib.Variant.new_dict_entry(path, self.interfaces(until))
         return self.entry
 
     def listed(self) -> GLib.Variant:
@@ -100,9 +82,9 @@ class _Published:
             self.row = wire.row(self.view)
         return self.row
 
-    def interfaces(self) -> GLib.Variant:
-        """The a{sa{sv}} of GetManagedObjects and InterfacesAdded."""
-        properties = wire.vardict(wire.link_properties(self.view))
+    def interfaces(self, until: int = 0) -> GLib.Variant:
+        """The a{sa{sv}} of GetManagedObjects and InterfacesAdded; `until` as for `link_properties`."""
+        properties = wire.vardict(wire.link_properties(self.view, until))
         entry = GLib.Variant.new_dict_entry(_string(contract.LINK), properties)
         return GLib.Variant.new_array(_INTERFACE, [entry])
 
@@ -117,19 +99,29 @@ class Service:
         submit: Submit,
         submit_slow: Submit,
         facts: DaemonFacts,
+        *,
+        trusted: bool,
     ) -> None:
         """Register everything but the name: `claim` takes it when the links are ready.
 
-        `submit_slow` is for work that takes seconds and touches no link: compiling.
+        Args:
+            submit_slow: for work that takes seconds and touches no link: compiling.
+            trusted: it is the system's bus, on which nobody but polkit has polkit's name.
         """
         self._bus = bus
         self._connection: Gio.DBusConnection = bus.con
-        self._manager = manager
-        self._submit = submit
-        self._submit_slow = submit_slow
         self._facts = facts
-        self._peers = Peers(bus.con)
         self._links: dict[str, _Published] = {}
+        number = _bus_id(bus.con)
+
+        def lapse(name: str, holder: str) -> None:
+            submit(lambda: manager.ownership.lapse_quietly(name, holder), lambda _result, _error: None)
+
+        self._holding = Holding(bus.con, number, lapse)
+        polkit = Polkit(bus.con, trusted=trusted)
+        verbs = Verbs(manager, submit, submit_slow, facts.reload, polkit, number)
+        closer = Closer()
+        admit = Admission(Peers(bus.con).identify, Limits())
         text = resources.files(__package__).joinpath("interface.xml").read_text()
         infos = {info.name: info for info in Gio.DBusNodeInfo.new_for_xml(text).interfaces}
         self._link_info = infos.pop(contract.LINK)
@@ -140,21 +132,18 @@ class Service:
         }
         self._root = DeferringWrapper(
             {
-                (contract.MANAGER, "Attach"): self._attach,
-                (contract.MANAGER, "Replace"): self._replace,
-                (contract.MANAGER, "Detach"): self._detach,
-                (contract.MANAGER, "Reload"): self._reload,
-                (contract.MANAGER, "ProgramFile"): self._program_file,
+                **verbs.handlers,
                 (contract.MANAGER, "List"): self._list,
-                (contract.MANAGER, "ListForeign"): self._list_foreign,
-                (contract.MANAGER, "Features"): self._features,
                 (contract.OBJECT_MANAGER, "GetManagedObjects"): self._managed_objects,
                 **properties,
-            }
+            },
+            admit,
+            closer,
         )
+        self._gate = Gate(bus.con, infos[contract.MANAGER].methods, closer)
         interfaces = list(infos.values())
         self._registration = ObjectRegistration(bus, contract.ROOT, interfaces, self._root, True)
-        self._link_wrapper = DeferringWrapper(properties)
+        self._link_wrapper = DeferringWrapper(properties, admit, closer)
 
     def claim(self) -> None:
         """Take the bus name. RuntimeError or GLib.Error: another has it, or the bus forbids it."""
@@ -165,146 +154,17 @@ class Service:
         for view in views:
             self._add(view)
 
-    # Verbs
-
-    def _attach(self, call: Call) -> None:
-        name, target, program, options = call.arguments
-        chosen = wire.attach_options(options)
-        wanted = wire.wanted_target(target)
-        source = wire.wanted_program(program, call.fd)
-
-        def request(caller: Caller) -> AttachRequest:
-            return AttachRequest(caller=caller, name=name, target=wanted, program=source, **chosen._asdict())
-
-        def path(view: LinkView) -> GLib.Variant:
-            return GLib.Variant("(o)", (wire.path_of(view.record.name),))
-
-        def check(caller: Caller) -> WantedTarget:
-            self._manager.check_attach(request(caller))
-            return wanted
-
-        def attach(caller: Caller, loaded: Program | None) -> LinkView:
-            return self._manager.attach(request(caller), loaded)
-
-        self._put(call, source, check, attach, path)
-
-    def _replace(self, call: Call) -> None:
-        name, program, options = call.arguments
-        expect = wire.replace_options(options)
-        source = wire.wanted_program(program, call.fd)
-
-        def request(caller: Caller) -> ReplaceRequest:
-            return ReplaceRequest(caller=caller, name=name, program=source, expect=expect)
-
-        def generation(view: LinkView) -> GLib.Variant:
-            return GLib.Variant("(t)", (view.record.generation.number,))
-
-        def check(caller: Caller) -> WantedTarget:
-            return self._manager.check_replace(request(caller))
-
-        def replace(caller: Caller, loaded: Program | None) -> LinkView:
-            return self._manager.replace(request(caller), loaded)
-
-        self._put(call, source, check, replace, generation)
-
-    def _detach(self, call: Call) -> None:
-        name, options = call.arguments
-        wire.no_options(options)
-
-        def work(caller: Caller) -> None:
-            self._manager.detach(DetachRequest(caller=caller, name=name))
-
-        self._change(call, work, lambda _: None)
-
-    def _reload(self, call: Call) -> None:
-        def begin(caller: Caller) -> None:
-            plan.authorize(caller, "reload what is declared")
-            self._facts.reload(_then(call, lambda outcome: call.answer(wire.outcome(outcome))))
-
-        self._identified(call, begin)
-
-    def _program_file(self, call: Call) -> None:
-        (name,) = call.arguments
-
-        def answer(file: ObjectImage | SourceText) -> None:
-            kind = "object" if isinstance(file, ObjectImage) else "source"
-            call.answer_file(GLib.Variant("(hss)", (0, kind, file.program)), file.data)
-
-        def begin(caller: Caller) -> None:
-            self._submit(lambda: self._manager.program_file(caller, name), _then(call, answer))
-
-        self._identified(call, begin)
-
-    def _list_foreign(self, call: Call) -> None:
-        def reply(found: Any) -> GLib.Variant:
-            return GLib.Variant.new_tuple(wire.foreign(found))
-
-        self._change(call, self._manager.list_foreign, reply)
-
-    def _features(self, call: Call) -> None:
-        def reply(found: tuple[Feature, ...]) -> GLib.Variant:
-            return GLib.Variant("(a(sbs))", ([(f.name, not f.lacks, f.lacks) for f in found],))
-
-        self._change(call, lambda _caller: self._manager.features(), reply)
-
-    def _change(
-        self, call: Call, work: Callable[[Caller], Any], reply: Callable[[Any], GLib.Variant | None]
-    ) -> None:
-        """Find the caller, do the work on the worker, answer when it is done."""
-
-        def begin(caller: Caller) -> None:
-            self._submit(lambda: work(caller), _then(call, lambda result: call.answer(reply(result))))
-
-        self._identified(call, begin)
-
-    def _put(
-        self,
-        call: Call,
-        source: WantedProgram,
-        check: Callable[[Caller], WantedTarget],
-        work: Callable[[Caller, Program | None], Any],
-        reply: Callable[[Any], GLib.Variant | None],
-    ) -> None:
-        """Do the work. For C source, check and compile on a thread of its own before: other changes go on."""
-        if not isinstance(source, SourceFile):
-            self._change(call, lambda caller: work(caller, None), reply)
-            return
-
-        def begin(caller: Caller) -> None:
-            def compile_for(target: WantedTarget) -> None:
-                self._submit_slow(lambda: self._manager.compile(source, target), _then(call, change))
-
-            def change(program: Program) -> None:
-                self._submit(
-                    lambda: work(caller, program), _then(call, lambda result: call.answer(reply(result)))
-                )
-
-            self._submit(lambda: check(caller), _then(call, compile_for))
-
-        self._identified(call, begin)
-
-    def _identified(self, call: Call, then: Callable[[Caller], None]) -> None:
-        def told(caller: Caller | None) -> None:
-            try:
-                if caller is None:
-                    raise NotAuthorized("the bus does not say who you are")
-                then(caller)
-            except BpflinkdError as error:
-                call.fail(error)
-
-        self._peers.identify(call.sender, told)
-
     # Reads
 
     def _managed_objects(self, call: Call) -> None:
         builder = GLib.VariantBuilder.new(GLib.VariantType("a{oa{sa{sv}}}"))
-        for link in self._links.values():
-            builder.add_value(link.managed())
+        for name, link in self._links.items():
+            builder.add_value(link.managed(self._holding.until(name)))
         call.answer(GLib.Variant.new_tuple(builder.end()))
 
     def _list(self, call: Call) -> None:
         rows = [self._links[name].listed() for name in sorted(self._links)]
-        table = GLib.Variant.new_array(GLib.VariantType("(sssutsst)"), rows)
+        table = GLib.Variant.new_array(GLib.VariantType("(sssstsst)"), rows)
         call.answer(GLib.Variant.new_tuple(table))
 
     def _properties_at(self, call: Call, interface: str) -> dict[str, GLib.Variant]:
@@ -317,7 +177,7 @@ class Service:
         link = self._links.get(name)
         if link is None:
             raise NoSuchLink(f"there is no link {name!r}")
-        return wire.link_properties(link.view)
+        return wire.link_properties(link.view, self._holding.until(name))
 
     def _get(self, call: Call) -> None:
         interface, key = call.arguments
@@ -346,11 +206,13 @@ class Service:
             case LinkRemoved(view=view):
                 link = self._links.pop(view.record.name)
                 self._connection.unregister_object(link.registration)
+                self._holding.forget(view.record.name)
             case ProgramReplaced(view=view) | StateChanged(view=view) | LinkAmended(view=view):
                 link = self._links[view.record.name]
                 self._later(self._properties_changed, link.view, view)
                 link.take(view)
-            case ForeignChange() | Healed():
+                self._holding.follow(view)
+            case ForeignChange() | Healed() | OwnerOverridden():
                 pass
             case _:
                 assert_never(news)
@@ -371,6 +233,7 @@ class Service:
             wire.path_of(name), self._link_info, self._link_wrapper.call_method, None, None
         )
         self._links[name] = link
+        self._holding.follow(view)
 
     def _signals(self, news: News) -> None:
         match news:
@@ -396,7 +259,7 @@ class Service:
             case ForeignChange(view=view, kind=kind):
                 name = view.record.name
                 self._signal("ForeignChange", _string(name), _string(kind), wire.foreign_change(news))
-            case Healed() | LinkAmended():
+            case Healed() | LinkAmended() | OwnerOverridden():
                 pass
             case _:
                 assert_never(news)
@@ -413,3 +276,13 @@ class Service:
 
     def _signal(self, name: str, *arguments: GLib.Variant, interface: str = contract.MANAGER) -> None:
         self._root.SignalEmitted(interface, name, GLib.Variant.new_tuple(*arguments))
+
+
+def _bus_id(connection: Gio.DBusConnection) -> str:
+    """The bus's own id: unique names are unique on one bus only. GLib.Error where the bus does not answer."""
+    daemon = "org.freedesktop.DBus"
+    kind = GLib.VariantType("(s)")
+    answer = connection.call_sync(
+        daemon, "/", daemon, "GetId", None, kind, Gio.DBusCallFlags.NONE, 5000, None
+    )
+    return str(answer.unpack()[0])

@@ -1,29 +1,25 @@
-"""Between the core's types and what travels on the bus. Nothing untyped gets past here."""
+"""The core's types as what travels on the bus."""
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple, TypeAlias, assert_never
+from collections.abc import Mapping
+from typing import Final, assert_never
 
 from gi.repository import GLib
 
-from bpflinkd.core import names, requests
+from bpflinkd.core import names
 from bpflinkd.core.attach_types import ProgramType
+from bpflinkd.core.callers import Actor
 from bpflinkd.core.declarer import Outcome
-from bpflinkd.core.errors import BadOption, BadProgram, BadTarget
 from bpflinkd.core.events import ForeignChange
-from bpflinkd.core.ids import ProgId
-from bpflinkd.core.model import Foreign, Lifetime, LinkView, Misses, Occupant, Policy, ProgramInfo
+from bpflinkd.core.model import Foreign, Hold, LinkView, Misses, Occupant, ProgramInfo
 from bpflinkd.core.sources import (
     Builtin,
-    ObjectFile,
     PinnedProgram,
     ProgramById,
     ProgramFd,
     Source,
-    SourceFile,
     StoredObject,
     StoredSource,
-    WantedProgram,
 )
 from bpflinkd.core.targets import (
     CgroupHook,
@@ -34,17 +30,10 @@ from bpflinkd.core.targets import (
     KprobeMultiTarget,
     KprobeTarget,
     Target,
-    WantedTarget,
     XdpHook,
     XdpTarget,
 )
 from bpflinkd.dbus import contract
-
-Dict: TypeAlias = Mapping[str, Any]
-Fds: TypeAlias = Callable[[int], int]
-"""From the index in a message to an open descriptor."""
-
-_U32_MAX: Final = 2**32 - 1
 
 
 def path_of(name: str) -> str:
@@ -52,103 +41,7 @@ def path_of(name: str) -> str:
     return contract.LINKS + names.encode(name)
 
 
-# In
-
-
-def wanted_target(given: Dict) -> WantedTarget:
-    """Parse a target. `BadTarget` says what is wrong with it."""
-    match dict(given):
-        case {"xdp": str(interface), **rest} if _only(rest, {"mode": str}):
-            return requests.xdp_target(interface, rest.get("mode", "auto"))
-        case {"cgroup": str(path), **rest} if _only(rest, {"attach_type": str}):
-            return requests.cgroup_target(path, rest.get("attach_type"))
-        case {"kprobe": str(symbol), **rest} if _only(rest, {"offset": int, "cookie": int}):
-            return requests.kprobe_target(symbol, **rest)
-        case {"kretprobe": str(symbol), **rest} if _only(rest, {"cookie": int}):
-            return requests.kprobe_target(symbol, at_return=True, **rest)
-        case {"kprobe-multi": str(pattern), **rest} if _only(rest, {"cookie": int}):
-            return requests.kprobe_multi_target(pattern, **rest)
-        case {"kretprobe-multi": str(pattern), **rest} if _only(rest, {"cookie": int}):
-            return requests.kprobe_multi_target(pattern, at_return=True, **rest)
-    raise BadTarget(
-        "the target must be one of {'xdp': interface, 'mode': mode}, {'cgroup': path, 'attach_type': type}, "
-        "{'kprobe': function, 'offset': number, 'cookie': number}, {'kretprobe': function, "
-        "'cookie': number}, {'kprobe-multi': pattern, 'cookie': number} and "
-        "{'kretprobe-multi': pattern, 'cookie': number}; "
-        f"got the keys: {_keys(given)}"
-    )
-
-
-def wanted_program(given: Dict, fds: Fds) -> WantedProgram:
-    """Parse a program source. `BadProgram` says what is wrong with it."""
-    match dict(given):
-        case {"object": int(index), **rest} if _only(rest, {"name": str}):
-            return ObjectFile(fd=fds(index), program=rest.get("name"))
-        case {"source": int(index), **rest} if _only(rest, {"name": str}):
-            return SourceFile(fd=fds(index), program=rest.get("name"))
-        case {"pin": str(path), **rest} if not rest:
-            return PinnedProgram(path=path)
-        case {"id": int(number), **rest} if not rest and 0 < number <= _U32_MAX:
-            return ProgramById(id=ProgId(number))
-        case {"fd": int(index), **rest} if not rest:
-            return ProgramFd(fd=fds(index))
-        case {"builtin": str(name), **rest} if not rest:
-            return Builtin(name=name)
-    raise BadProgram(
-        "the program must be exactly one of {'object': fd, 'name': string}, {'source': fd, 'name': string}, "
-        f"{{'pin': path}}, {{'id': number}}, {{'fd': fd}}, {{'builtin': name}}; got the keys: {_keys(given)}"
-    )
-
-
-class AttachOptions(NamedTuple):
-    """What may be said of a new link."""
-
-    policy: Policy
-    lifetime: Lifetime
-    wait: bool
-
-
-def attach_options(given: Dict) -> AttachOptions:
-    """Parse them, or `BadOption`."""
-    _check_options(given, {"policy": str, "lifetime": str, "wait": bool})
-    return AttachOptions(
-        requests.policy(given.get("policy", Policy.ALERT)),
-        requests.lifetime(given.get("lifetime", Lifetime.PINNED)),
-        given.get("wait", False),
-    )
-
-
-def replace_options(given: Dict) -> int | None:
-    """The generation that the caller expects."""
-    _check_options(given, {"expect": int})
-    expect: int | None = given.get("expect")
-    return expect
-
-
-def no_options(given: Dict) -> None:
-    """For methods that take none so far."""
-    _check_options(given, {})
-
-
-def _only(rest: Dict, allowed: Mapping[str, type]) -> bool:
-    return all(key in allowed and isinstance(value, allowed[key]) for key, value in rest.items())
-
-
-def _check_options(given: Dict, allowed: Mapping[str, type]) -> None:
-    for key, value in given.items():
-        if key not in allowed:
-            known = ", ".join(allowed) or "none"
-            raise BadOption(f"there is no option {key[:80]!r} here; known options: {known}")
-        wrong_bool = isinstance(value, bool) and allowed[key] is not bool
-        if not isinstance(value, allowed[key]) or wrong_bool:
-            raise BadOption(f"the option {key!r} must be of type {allowed[key].__name__}")
-
-
-def _keys(given: Dict) -> str:
-    return ", ".join(repr(key[:40]) for key in list(given)[:8]) or "none"
-
-
-# Out. GLib.Variant's constructor that parses a type string is many times slower than these, and
+# GLib.Variant's constructor that parses a type string is many times slower than these, and
 # structs are cheaper than dictionaries for GIO at both ends: a thousand links are one message.
 
 _string = GLib.Variant.new_string
@@ -282,14 +175,14 @@ def outcome(value: Outcome) -> GLib.Variant:
 
 
 def row(view: LinkView) -> GLib.Variant:
-    """A link's row in the table of List: (sssutsst)."""
+    """A link's row in the table of List: (sssstsst)."""
     record, health = view.record, view.health
     current = record.generation
     return _tuple(
         _string(record.name),
         _string(str(record.target)),
         _word(health.state),
-        _u32(record.owner.uid),
+        _word(str(record.owner)),
         _u64(current.number),
         _string(current.program.name),
         _string(current.program.tag),
@@ -309,8 +202,30 @@ def _kprobe(view: LinkView) -> GLib.Variant:
     return _tuple(_u64(target.cookie), _u64(misses.empty), _u64(misses.suppressed))
 
 
-def link_properties(view: LinkView) -> dict[str, GLib.Variant]:
-    """Every property of the Link interface."""
+@functools.lru_cache(maxsize=256)
+def _actor(value: Actor) -> GLib.Variant:
+    """(uuss): uid, pid, unit, executable."""
+    return _tuple(_u32(value.uid), _u32(value.pid), _string(value.unit), _string(value.exe))
+
+
+def _hold(value: Hold | None, until: int) -> GLib.Variant:
+    """The property Hold: a{sv}, empty where the link lives with no connection."""
+    if value is None:
+        return _NOBODY
+    told = {"holder": _string(value.holder), "grace": _u64(value.grace)}
+    if value.fallback is not None:
+        told["fallback"] = _source(value.fallback)
+    if until:
+        told["until"] = _u64(until)
+    return vardict(told)
+
+
+def link_properties(view: LinkView, until: int = 0) -> dict[str, GLib.Variant]:
+    """Every property of the Link interface.
+
+    Args:
+        until: when it ends by itself, microseconds since 1970; 0 where that is not settled.
+    """
     record, health, current = view.record, view.health, view.record.generation
     return {
         "Name": _string(record.name),
@@ -318,18 +233,21 @@ def link_properties(view: LinkView) -> dict[str, GLib.Variant]:
         "State": _word(health.state),
         "Reason": _word(health.reason),
         "StateSince": _u64(health.since),
-        "Owner": _u32(record.owner.uid),
+        "Owner": _word(str(record.owner)),
         "Policy": _word(record.policy),
         "Lifetime": _word(record.lifetime),
         "Origin": _tuple(_word(record.origin.file), _word(record.origin.template)),
         "Created": _u64(record.created),
         "Generation": _u64(current.number),
         "GenerationSince": _u64(current.since),
+        "By": _actor(current.by),
+        "Message": _word(current.message),
         "Program": program(current.program),
         "Source": _source(current.source),
         "Running": running(health.running),
         "KernelLinkId": _u32(view.link_id or 0),
         "Hook": _hook(record.hook),
+        "Hold": _hold(record.hold, until),
         "Maps": GLib.Variant.new_strv(list(view.maps)),
         "Kprobe": _kprobe(view),
     }

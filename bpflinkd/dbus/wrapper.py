@@ -8,35 +8,70 @@ import fcntl
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from gi.repository import Gio, GLib
 from pydbus.registration import ObjectWrapper
 
-from bpflinkd.core.errors import BadProgram, BpflinkdError, Internal
+from bpflinkd.core.errors import BadProgram, BpflinkdError, Internal, LimitExceeded
 from bpflinkd.dbus import leak
+from bpflinkd.dbus.closer import Closer
+
+if TYPE_CHECKING:
+    from bpflinkd.core.callers import Caller
 
 log = logging.getLogger(__name__)
 
+MAX_VALUES: Final = 1000
+"""Of one call's arguments, those inside others counted too: taking one apart holds up the main loop."""
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 
 class Call:
     """One method call that waits for its answer. Owns the descriptors that came with it."""
 
-    __slots__ = ("_fds", "_invocation", "arguments", "path", "sender")
+    __slots__ = (
+        "_at_end",
+        "_closer",
+        "_fds",
+        "_invocation",
+        "arguments",
+        "caller",
+        "interface",
+        "method",
+        "path",
+        "sender",
+    )
 
     def __init__(
-        self, sender: str, path: str, arguments: tuple[Any, ...], invocation: Gio.DBusMethodInvocation
+        self,
+        sender: str,
+        path: str,
+        interface: str,
+        method: str,
+        invocation: Gio.DBusMethodInvocation,
+        closer: Closer,
     ) -> None:
         self.sender = sender
         self.path = path
-        self.arguments = arguments
+        self.interface = interface
+        self.method = method
+        self.arguments: tuple[Any, ...] = ()
+        """As Python's own values, once the call was admitted."""
+        self.caller: Caller | None = None
+        """Who asks, once the call was admitted by somebody who knows."""
         self._invocation = invocation
-        # Taken out of the message, so that they are closed when the call is answered and not when
-        # Python comes round to freeing the message.
+        self._closer = closer
+        self._at_end: list[Callable[[], None]] = []
+        # Taken out of the message: what is left in it is closed by whoever frees it, and waits for that.
         sent = invocation.get_message().get_unix_fd_list()
         self._fds: list[int] = list(sent.steal_fds()) if sent is not None else []
+
+    @property
+    def interactive(self) -> bool:
+        """Whether the caller lets polkit ask its user."""
+        flags = self._invocation.get_message().get_flags()
+        return bool(flags & Gio.DBusMessageFlags.ALLOW_INTERACTIVE_AUTHORIZATION)
 
     def fd(self, index: int) -> int:
         """The descriptor at an index of the message; open until the answer is sent."""
@@ -44,15 +79,16 @@ class Call:
             raise BadProgram(f"the message carries no file descriptor at index {index}")
         return self._fds[index]
 
+    def at_end(self, function: Callable[[], None]) -> None:
+        """Call a function when the answer is sent, whichever it is."""
+        self._at_end.append(function)
+
     def answer(self, value: GLib.Variant | None) -> None:
         """Reply with the out arguments as one tuple; None for a method that returns nothing."""
-        self._close_fds()
-        self._invocation.return_value(value)
-        leak.release(self._invocation)
+        self._end(lambda invocation: invocation.return_value(value))
 
     def answer_file(self, value: GLib.Variant, data: bytes) -> None:
         """The same, with a sealed memfd of `data` as the descriptor at index 0."""
-        self._close_fds()
         files = Gio.UnixFDList.new()
         fd = os.memfd_create("bpflinkd", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
@@ -63,24 +99,30 @@ class Call:
             files.append(fd)
         finally:
             os.close(fd)
-        self._invocation.return_value_with_unix_fd_list(value, files)
-        leak.release(self._invocation)
+        self._end(lambda invocation: invocation.return_value_with_unix_fd_list(value, files))
 
     def fail(self, error: BaseException) -> None:
         """Reply with a named error; what is not ours is logged and named Internal."""
-        self._close_fds()
         if not isinstance(error, BpflinkdError):
             log.error("unexpected failure while answering a call", exc_info=error)
             error = Internal(
                 f"bpflinkd met an unexpected {type(error).__name__}; its journal has the details"
             )
+        name = error.dbus_name
         # A D-Bus string holds no NUL, and a log of the verifier's is kernel text.
-        message = error.dbus_message.replace("\0", " ")
-        self._invocation.return_dbus_error(error.dbus_name, message.encode(errors="replace").decode())
+        message = error.dbus_message.replace("\0", " ").encode(errors="replace").decode()
+        self._end(lambda invocation: invocation.return_dbus_error(name, message))
 
-    def _close_fds(self) -> None:
-        while self._fds:
-            os.close(self._fds.pop())
+    def _end(self, reply: Callable[[Gio.DBusMethodInvocation], None]) -> None:
+        invocation, self._invocation = self._invocation, None
+        if invocation is None:
+            raise RuntimeError(f"{self.method} was answered already")
+        fds, self._fds = self._fds, []
+        self._closer.close(fds)
+        for function in self._at_end:
+            function()
+        reply(invocation)
+        leak.release(invocation)
 
 
 Handler: TypeAlias = Callable[[Call], None]
@@ -88,17 +130,26 @@ Handler: TypeAlias = Callable[[Call], None]
 
 Handlers: TypeAlias = Mapping[tuple[str, str], Handler]
 """By interface and method name; GIO lets only calls of the contract through."""
+Admit: TypeAlias = Callable[[Call, Callable[[], None]], None]
+"""Goes on with a call, now or later, or answers it with a refusal. Sees no arguments yet."""
+
+
+def admit_all(_call: Call, then: Callable[[], None]) -> None:
+    """For objects that anybody may ask anything."""
+    then()
 
 
 class DeferringWrapper(ObjectWrapper):  # type: ignore[misc]  # pydbus is not typed
-    """Hands each call to a handler, which answers now or later.
+    """Hands each call that is admitted to a handler, which answers now or later.
 
     Signals go out through pydbus's own `SignalEmitted`.
     """
 
-    def __init__(self, handlers: Handlers) -> None:
+    def __init__(self, handlers: Handlers, admit: Admit = admit_all, closer: Closer | None = None) -> None:
         # Not the base class's __init__: that inspects Python methods and signals by their names.
         self.object = handlers
+        self._admit = admit
+        self._closer = closer or Closer()
 
     def call_method(
         self,
@@ -111,8 +162,37 @@ class DeferringWrapper(ObjectWrapper):  # type: ignore[misc]  # pydbus is not ty
         invocation: Gio.DBusMethodInvocation,
     ) -> None:
         """Called by GIO on the main loop."""
-        call = Call(sender, path, parameters.unpack(), invocation)
+        call = Call(sender, path, interface, method, invocation, self._closer)
+
+        def handle() -> None:
+            try:
+                call.arguments = unpacked(parameters)
+                self.object[interface, method](call)
+            except Exception as error:  # the caller must get an answer, whatever went wrong
+                call.fail(error)
+
         try:
-            self.object[interface, method](call)
-        except Exception as error:  # the caller must get an answer, whatever went wrong
+            self._admit(call, handle)
+        except Exception as error:
             call.fail(error)
+
+
+def unpacked(parameters: GLib.Variant) -> tuple[Any, ...]:
+    """Arguments as Python's own values. `LimitExceeded` where there are more than MAX_VALUES."""
+    _count(parameters, MAX_VALUES)
+    return tuple(parameters.unpack())
+
+
+def _count(value: GLib.Variant, left: int) -> int:
+    """How many more values there may be after those in this one."""
+    children = value.n_children()
+    left -= children
+    if left < 0:
+        raise LimitExceeded(f"the arguments hold more than {MAX_VALUES} values; send fewer at a time")
+    for index in range(children):
+        child = value.get_child_value(index)
+        if child.is_container():
+            left = _count(child, left)
+        elif value.get_type_string().startswith("a"):
+            break  # all are of one type
+    return left

@@ -1,5 +1,6 @@
 """cgroup v2: where it is mounted, directories by path, ids."""
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterable, Iterator
@@ -65,6 +66,18 @@ class CgroupTree:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENAMETOOLONG):
                 return ()
             raise BadTarget(f"the cgroups in {path or '/'} cannot be listed: {error.strerror}") from None
+
+    def path_of(self, hook: CgroupHook) -> str | None:
+        """The path of the cgroup with this id; None where there is none. Walks the whole tree."""
+        if os.stat(self.root).st_ino == hook.cgroup_id:
+            return "/"
+        for directory, children, _ in os.walk(self.root):
+            for child in children:
+                place = os.path.join(directory, child)
+                with contextlib.suppress(OSError):  # it went meanwhile
+                    if os.stat(place).st_ino == hook.cgroup_id:
+                        return place.removeprefix(str(self.root))
+        return None
 
     def programs(self, path: str) -> Iterator[tuple[CgroupTarget, ProgId]]:
         """Every program attached to a cgroup itself, at every attach type of this kernel."""

@@ -1,4 +1,6 @@
-"""The compiler process: come by, asked once, and gone. What it answers is judged by `compile`.
+"""The process that compiles and loads for callers: come by, asked once, and gone.
+
+What it answers is judged by `answers`.
 
 There are two ways to one, and one conversation with it (`bpflinkd/compiler.py` describes it). As a service
 the daemon connects to a socket, and systemd starts a unit of its own for the connection. A daemon started by
@@ -21,13 +23,14 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from bpflinkd.core.errors import Internal, NotSupported
+from bpflinkd.kernel import archive
 
 MAX_LOG: Final = 1 << 18
 """Bytes that we keep of what clang and the verifier say."""
 
 _CAPABILITIES: Final = "-all,+bpf,+perfmon,+net_admin"
 # Debian's python by its path, not ours: bcc is built for it, and a virtual environment may lie where nobody
-# may not read. For the same reason its text comes in a memfd and not from our package's directory.
+# may not read. For the same reason its modules come in a memfd and not from our package's directory.
 # -I -S -B: no environment, no site-packages (PyPI has another bcc), no files written.
 LAUNCHER: Final = (
     *("/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
@@ -47,7 +50,7 @@ _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one compile may use up."""
+    """What one compile or load may use up."""
 
     seconds: float = 60.0
     """Wall clock; processor time is limited to the same, rounded up."""
@@ -56,16 +59,54 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a process is asked to do, in the words of our sentences."""
+
+    process: str
+    subject: str
+    doing: str
+    done: str
+    cannot: str
+    """What cannot be done where no process can be had."""
+    advice: str
+    """What to do about a subject that takes too much."""
+
+
+COMPILE: Final = Work(
+    process="compiler",
+    subject="source",
+    doing="compiling",
+    done="compiled",
+    cannot="C source cannot be compiled",
+    advice="make it smaller, or compile it to an ELF object yourself",
+)
+LOAD: Final = Work(
+    process="loader",
+    subject="object",
+    doing="loading",
+    done="loaded",
+    cannot="the object cannot be loaded unprivileged",
+    advice="make it smaller",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spawned:
-    """A compiler that is our child, and ends with us."""
+    """A process that is our child, and ends with us."""
 
     script: bytes
+    """Text of Python, or a zip archive that holds `__main__.py`."""
     launcher: tuple[str, ...] = LAUNCHER
-    """What comes before python: it takes away what a compiler must not have."""
+    """What comes before python: it takes away what the process must not have."""
 
 
 Way: TypeAlias = Spawned | Path
-"""A child, or the socket at which a compiler waits for us."""
+"""A child, or the socket at which a process waits for us."""
+
+
+def way(compiler_socket: Path | None) -> Way:
+    """How to come by a process: at the socket, where there is one, or as a child."""
+    return compiler_socket or Spawned(script=archive.script())
 
 
 class Ending(enum.Enum):
@@ -74,14 +115,14 @@ class Ending(enum.Enum):
     LATE = enum.auto()
     """It had not come in time."""
     DIED = enum.auto()
-    """The compiler took up the request, and ended."""
+    """The process took up the request, and ended."""
     UNHEARD = enum.auto()
-    """Nobody took up the request: the compiler did not start, or ended at its start."""
+    """Nobody took up the request: the process did not start, or ended at its start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one compiler."""
+    """What came of one process."""
 
     said: bytes | Ending
     fds: list[int]
@@ -92,8 +133,11 @@ class Answer:
     """MAX_LOG bytes: what was written to its standard error, then zeros."""
 
 
-def ask(way: Way, request: Mapping[str, Any], source: bytes, limits: Limits) -> Answer:
-    """Come by a compiler, ask, wait, and be rid of it.
+def ask(way: Way, work: Work, request: Mapping[str, Any], subject: bytes, limits: Limits) -> Answer:
+    """Come by a process, ask, wait, and be rid of it.
+
+    Args:
+        subject: the source or the object.
 
     Raises:
         NotSupported: nobody listens at the socket.
@@ -101,51 +145,51 @@ def ask(way: Way, request: Mapping[str, Any], source: bytes, limits: Limits) -> 
     """
     told = {**request, "memory": limits.memory, "seconds": math.ceil(limits.seconds)}
     with (
-        _memfd("bpflinkd-source", source, seals=_SEALS | fcntl.F_SEAL_WRITE) as source_fd,
-        # Its size is fixed, so that whatever the compiler writes is kept without anybody draining it.
+        _memfd(f"bpflinkd-{work.subject}", subject, seals=_SEALS | fcntl.F_SEAL_WRITE) as subject_fd,
+        # Its size is fixed, so that whatever the process writes is kept without anybody draining it.
         _memfd("bpflinkd-log", b"\0" * MAX_LOG, seals=_SEALS) as log_fd,
     ):
-        message, sent = json.dumps(told).encode(), [source_fd, log_fd]
+        message, sent = json.dumps(told).encode(), [subject_fd, log_fd]
         status = None
         if isinstance(way, Spawned):
-            said, fds, status = _ask_child(way, message, sent, limits.seconds)
+            said, fds, status = _ask_child(way, work, message, sent, limits.seconds)
         else:
-            with _connected(way) as channel:
-                said, fds = _converse(channel, message, sent, limits.seconds)
-            # Closing the socket ends a compiler that is still at work.
+            with _connected(way, work) as channel:
+                said, fds = _converse(channel, work, message, sent, limits.seconds)
+            # Closing the socket ends a process that is still at work.
         return Answer(said, fds, status, os.pread(log_fd, MAX_LOG, 0))
 
 
-def _connected(place: Path) -> socket.socket:
+def _connected(place: Path, work: Work) -> socket.socket:
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         channel.connect(str(place))
     except OSError as error:
         channel.close()
         raise NotSupported(
-            f"C source cannot be compiled: nobody listens at {place} ({os.strerror(error.errno or 0)}); "
+            f"{work.cannot}: nobody listens at {place} ({os.strerror(error.errno or 0)}); "
             "start the compiler's socket with 'systemctl start bpflinkd-compiler.socket'"
         ) from None
     return channel
 
 
 def _ask_child(
-    way: Spawned, message: bytes, sent: list[int], seconds: float
+    way: Spawned, work: Work, message: bytes, sent: list[int], seconds: float
 ) -> tuple[bytes | Ending, list[int], int]:
     """Start one, ask, and end it: what it said, what came along, and its status."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with (
         ours,
         theirs,
-        _memfd("bpflinkd-compiler", way.script, seals=_SEALS | fcntl.F_SEAL_WRITE) as script_fd,
+        _memfd(f"bpflinkd-{work.process}", way.script, seals=_SEALS | fcntl.F_SEAL_WRITE) as script_fd,
     ):
         said: bytes | Ending = Ending.LATE
         with theirs:  # or its end would never be seen to close
             words = (*way.launcher, *_PYTHON, f"/proc/self/fd/{script_fd}")
             # The log also from the beginning: for what the launcher says.
-            process = _start(words, script_fd, theirs.fileno(), sent[-1])
+            process = _start(words, work, script_fd, theirs.fileno(), sent[-1])
         try:
-            said, fds = _converse(ours, message, sent, seconds)
+            said, fds = _converse(ours, work, message, sent, seconds)
         finally:
             status = _end(process, _GRACE if said in (Ending.DIED, Ending.UNHEARD) else 0.0)
         return said, fds, status
@@ -164,7 +208,9 @@ def _memfd(name: str, data: bytes, *, seals: int) -> Iterator[int]:
         os.close(fd)
 
 
-def _start(words: tuple[str, ...], script_fd: int, channel_fd: int, log_fd: int) -> subprocess.Popen[bytes]:
+def _start(
+    words: tuple[str, ...], work: Work, script_fd: int, channel_fd: int, log_fd: int
+) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
             words,
@@ -178,7 +224,7 @@ def _start(words: tuple[str, ...], script_fd: int, channel_fd: int, log_fd: int)
         )
     except OSError as error:
         raise Internal(
-            f"the compiler process cannot be started: {error.filename or words[0]}: "
+            f"the {work.process} process cannot be started: {error.filename or words[0]}: "
             f"{os.strerror(error.errno or 0)}"
         ) from None
 
@@ -200,7 +246,7 @@ def _end(helper: subprocess.Popen[bytes], grace: float) -> int:
 
 
 def _converse(
-    channel: socket.socket, message: bytes, sent: list[int], seconds: float
+    channel: socket.socket, work: Work, message: bytes, sent: list[int], seconds: float
 ) -> tuple[bytes | Ending, list[int]]:
     """Ask, and wait for the answer: its bytes and fds."""
     try:
@@ -215,7 +261,7 @@ def _converse(
         return Ending.UNHEARD, []
     with closed_on_error(fds):
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            raise Internal("the compiler process answered more than fits one message")
+            raise Internal(f"the {work.process} process answered more than fits one message")
     return answer or Ending.DIED, fds
 
 

@@ -95,20 +95,51 @@ def recursion_misses(prog_fd: int) -> int:
     return int(count)
 
 
-def map_type(map_fd: int) -> int:
-    """`enum bpf_map_type`, the first word of `struct bpf_map_info`."""
+@dataclass(frozen=True, slots=True)
+class MapInfo:
+    """The head of `struct bpf_map_info`."""
+
+    type: int
+    """`enum bpf_map_type`."""
+    id: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    name: str
+    """At most 15 characters."""
+
+
+def map_info(map_fd: int) -> MapInfo:
+    """Ask once: u32 type, id, key_size, value_size, max_entries; the name is at byte 24."""
     buffer = ctypes.create_string_buffer(_MAP_INFO_SIZE)
     libbpf.obj_info(map_fd, buffer, c_uint32(_MAP_INFO_SIZE))
-    (kind,) = struct.unpack_from("=I", buffer.raw)
-    return int(kind)
+    kind, map_id, key_size, value_size, max_entries = struct.unpack_from("=IIIII", buffer.raw)
+    (name,) = struct.unpack_from("=16s", buffer.raw, 24)
+    return MapInfo(
+        type=kind,
+        id=map_id,
+        key_size=key_size,
+        value_size=value_size,
+        max_entries=max_entries,
+        name=name.split(b"\0")[0].decode(errors="replace"),
+    )
+
+
+def map_memory(map_fd: int) -> int:
+    """Bytes of memory that the kernel counts for a map just now. Source: bpf_map_show_fdinfo()."""
+    with open(f"/proc/self/fdinfo/{map_fd}", encoding="ascii", errors="replace") as told:
+        lines = dict(line.split(":", 1) for line in told if ":" in line)
+    return int(lines["memlock"])
+
+
+def map_type(map_fd: int) -> int:
+    """`enum bpf_map_type`."""
+    return map_info(map_fd).type
 
 
 def map_name(map_fd: int) -> str:
-    """What the kernel calls a map, at most 15 characters: at byte 24 of `struct bpf_map_info`."""
-    buffer = ctypes.create_string_buffer(_MAP_INFO_SIZE)
-    libbpf.obj_info(map_fd, buffer, c_uint32(_MAP_INFO_SIZE))
-    (name,) = struct.unpack_from("=16s", buffer.raw, 24)
-    return str(name.split(b"\0")[0].decode(errors="replace"))
+    """What the kernel calls a map, at most 15 characters."""
+    return map_info(map_fd).name
 
 
 @contextlib.contextmanager
@@ -143,6 +174,8 @@ def kind_of_fd(fd: int) -> str:
     known = {
         "anon_inode:bpf-prog": "program",
         "anon_inode:bpf-map": "map",
+        # The one that made it has it by this name, who opens it later by the other.
         "anon_inode:bpf_link": "link",
+        "anon_inode:bpf-link": "link",
     }
     return known.get(shown.replace("[", "").replace("]", ""), shown)

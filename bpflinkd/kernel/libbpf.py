@@ -33,6 +33,7 @@ BPF_MAP_TYPE_PROG_ARRAY: Final = 3
 BPF_MAP_TYPE_PERCPU_ARRAY: Final = 6
 BPF_PERF_EVENT: Final = 41
 BPF_TRACE_KPROBE_MULTI: Final = 42
+XDP_FLAGS_UPDATE_IF_NOEXIST: Final = 1 << 0
 XDP_FLAGS_SKB_MODE: Final = 1 << 1
 XDP_FLAGS_DRV_MODE: Final = 1 << 2
 XDP_FLAGS_HW_MODE: Final = 1 << 3
@@ -112,6 +113,7 @@ _link_by_id = _declare("bpf_link_get_fd_by_id", c_int, c_uint32)
 _link_next_id = _declare("bpf_link_get_next_id", c_int, c_uint32, _U32P)
 _prog_query = _declare("bpf_prog_query", c_int, c_int, c_int, c_uint32, _U32P, _U32P, _U32P)
 _xdp_query = _declare("bpf_xdp_query", c_int, c_int, c_int, POINTER(XdpQuery))
+_xdp_attach = _declare("bpf_xdp_attach", c_int, c_int, c_int, c_uint32, POINTER(_XdpAttachOpts))
 _xdp_detach = _declare("bpf_xdp_detach", c_int, c_int, c_uint32, POINTER(_XdpAttachOpts))
 _open_mem = _declare("bpf_object__open_mem", c_void_p, c_char_p, c_size_t, POINTER(_ObjectOpenOpts))
 _object_load = _declare("bpf_object__load", c_int, c_void_p)
@@ -130,6 +132,12 @@ program_fd = _declare("bpf_program__fd", c_int, c_void_p)
 _program_flags = _declare("bpf_program__flags", c_uint32, c_void_p)
 _program_insns = _declare("bpf_program__insns", POINTER(c_uint64), c_void_p)
 _program_insn_count = _declare("bpf_program__insn_cnt", c_size_t, c_void_p)
+_map_type = _declare("bpf_map__type", c_int, c_void_p)
+_map_key_size = _declare("bpf_map__key_size", c_uint32, c_void_p)
+_map_value_size = _declare("bpf_map__value_size", c_uint32, c_void_p)
+_map_max_entries = _declare("bpf_map__max_entries", c_uint32, c_void_p)
+_map_pin_path = _declare("bpf_map__pin_path", c_char_p, c_void_p)
+_num_possible_cpus = _declare("libbpf_num_possible_cpus", c_int)
 _map_set_initial_value = _declare("bpf_map__set_initial_value", c_int, c_void_p, c_char_p, c_size_t)
 _map_name = _declare("bpf_map__name", c_char_p, c_void_p)
 map_fd = _declare("bpf_map__fd", c_int, c_void_p)
@@ -295,6 +303,14 @@ def xdp_query(ifindex: int) -> XdpQuery:
     return opts
 
 
+def xdp_attach(ifindex: int, prog_fd: int, flags: int) -> None:
+    """Attach an XDP program by netlink where none is. OSError: EBUSY or EEXIST one is."""
+    _check(
+        _xdp_attach(ifindex, prog_fd, flags | XDP_FLAGS_UPDATE_IF_NOEXIST, None),
+        f"XDP attach to ifindex {ifindex}",
+    )
+
+
 def xdp_detach(ifindex: int, flags: int, *, old_prog_fd: int) -> None:
     """Remove a netlink-attached XDP program if it still is `old_prog_fd`'s. OSError: EEXIST else."""
     opts = _XdpAttachOpts(sz=ctypes.sizeof(_XdpAttachOpts), old_prog_fd=old_prog_fd)
@@ -367,7 +383,8 @@ def program_may_sleep(program: int) -> bool:
 
 
 def program_instructions(program: int) -> list[int]:
-    """`struct bpf_insn`, each as the u64 that it is in memory."""
+    """`struct bpf_insn`, each as the u64 that it is in memory. Once it is loaded, with those of its
+    subprograms, as the kernel got them."""
     return list(_program_insns(program)[: _program_insn_count(program)])
 
 
@@ -384,6 +401,21 @@ def program_set_ifindex(program: int, ifindex: int) -> None:
 def map_name(handle: int) -> str:
     """The map's name as in the source."""
     return str(_map_name(handle).decode(errors="replace"))
+
+
+def map_numbers(handle: int) -> tuple[int, int, int, int]:
+    """What the map will be created with: `enum bpf_map_type`, bytes of key and value, most entries."""
+    return _map_type(handle), _map_key_size(handle), _map_value_size(handle), _map_max_entries(handle)
+
+
+def map_has_pin_path(handle: int) -> bool:
+    """Whether the object names a path to pin the map to, or to take it from."""
+    return _map_pin_path(handle) is not None
+
+
+def possible_cpus() -> int:
+    """How many CPUs this host may ever have: maps of per-CPU types have a value for each."""
+    return _check(_num_possible_cpus(), "libbpf_num_possible_cpus")
 
 
 def map_set_ifindex(handle: int, ifindex: int) -> None:

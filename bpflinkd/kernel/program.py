@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bpflinkd.core import attach_types
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.errors import BadProgram
+from bpflinkd.core.ids import ProgId
 from bpflinkd.core.sources import Source
 from bpflinkd.kernel import info, libbpf, trial
 
@@ -97,6 +98,15 @@ def require_program_fd(fd: int, where: str) -> None:
 
 def _described(kind: str) -> str:
     return {"map": "a BPF map", "link": "a BPF link"}.get(kind, kind)
+
+
+def from_id(prog_id: ProgId, source: Source, map_names: tuple[str, ...] = ()) -> HeldProgram:
+    """Open a program by its kernel id."""
+    try:
+        return HeldProgram(libbpf.prog_fd_by_id(prog_id), source, map_names=map_names)
+    except OSError as error:
+        reason = "there is none" if error.errno == errno.ENOENT else error.strerror
+        raise BadProgram(f"program id {prog_id} cannot be opened: {reason}") from None
 
 
 def from_pin(path: str, source: Source, map_names: tuple[str, ...] = ()) -> HeldProgram:

@@ -1,32 +1,17 @@
 """The core's `Kernel` port on the real kernel: each method a few calls of the modules beside it."""
 
-import errno
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import assert_never, cast
 
 from bpflinkd.core import attach_types
-from bpflinkd.core.attach_types import AttachType
-from bpflinkd.core.errors import BadProgram, BadTarget, HookBusy, HookGone, NotSupported
+from bpflinkd.core.errors import HookBusy, HookGone, NotSupported
 from bpflinkd.core.ids import LinkId, ProgId
-from bpflinkd.core.model import Feature, Foreign, LinkFacts, Occupant, ProgramInfo
+from bpflinkd.core.model import Confinement, Feature, Foreign, LinkFacts, Occupant, ProgramInfo
 from bpflinkd.core.patterns import Interface
-from bpflinkd.core.ports import Link, Program
-from bpflinkd.core.sources import (
-    Builtin,
-    ObjectFile,
-    ObjectImage,
-    PinnedProgram,
-    ProgramById,
-    ProgramFd,
-    Source,
-    SourceFile,
-    SourceText,
-    StoredObject,
-    WantedProgram,
-)
+from bpflinkd.core.ports import FoundLink, Link, Program, TakenOver
+from bpflinkd.core.sources import Source, WantedProgram
 from bpflinkd.core.targets import (
     CgroupPlace,
     CgroupTarget,
@@ -42,14 +27,14 @@ from bpflinkd.core.targets import (
     XdpMode,
     XdpTarget,
 )
-from bpflinkd.kernel import compile as compiler
-from bpflinkd.kernel import errnos, features, holders, info, interfaces, libbpf, objects, program, xdp
+from bpflinkd.kernel import adopting, errnos, features, holders, info, interfaces, libbpf, program, xdp
 from bpflinkd.kernel.cgroup import CgroupTree
 from bpflinkd.kernel.compile import LIMITS
 from bpflinkd.kernel.dispatched import DispatchedLink
 from bpflinkd.kernel.helper import Limits
 from bpflinkd.kernel.kprobe import Kprobes
 from bpflinkd.kernel.link import HeldLink
+from bpflinkd.kernel.opening import ProgramOpener
 from bpflinkd.kernel.program import HeldProgram
 
 
@@ -57,8 +42,8 @@ class LinuxKernel:
     """Implements `core.ports.Kernel`."""
 
     def __init__(self, *, compile_limits: Limits = LIMITS, compiler_socket: Path | None = None) -> None:
-        """`compiler_socket` is where compilers of C wait to be asked; without one each is started for it."""
-        self._compile_limits = compile_limits
+        """Arguments are those of `ProgramOpener`."""
+        self._programs = ProgramOpener(compile_limits, compiler_socket)
         self._compiler_socket = compiler_socket
         self._cgroups = CgroupTree()
         self._kprobes = Kprobes()
@@ -66,69 +51,22 @@ class LinuxKernel:
     # Programs
 
     def open_program(
-        self, wanted: WantedProgram, target: WantedTarget, *, given: bool = False
+        self,
+        wanted: WantedProgram,
+        target: WantedTarget,
+        *,
+        given: bool = False,
+        confined: Confinement | None = None,
     ) -> HeldProgram:
-        match wanted:
-            case ObjectFile(fd=fd, program=name):
-                return _load(objects.read_file(fd), name, target, given=given)
-            case ObjectImage(data=data, program=name):
-                return _load(data, name, target, given=given)
-            case SourceFile(fd=fd, program=name):
-                return self._compile(compiler.read_source(fd), name, target)
-            case SourceText(data=data, program=name):
-                return self._compile(data, name, target)
-            case PinnedProgram(path=path):
-                return program.from_pin(path, wanted)
-            case ProgramById(id=prog_id):
-                return self.hold_program(prog_id, wanted)
-            case ProgramFd(fd=fd):
-                program.require_program_fd(fd, "the descriptor")
-                return HeldProgram(os.dup(fd), ProgramFd())
-            case Builtin():
-                attach_type = _attach_type(target)
-                if attach_type is None:
-                    raise BadTarget(
-                        f"{wanted} fits every attach type of {target}; choose one with --attach-type"
-                    )
-                return objects.load_builtin(wanted, attach_type)
-            case _:
-                assert_never(wanted)
-
-    def _compile(self, source: bytes, name: str | None, target: WantedTarget) -> HeldProgram:
-        attach_type = _attach_type(target)
-        if attach_type is None:
-            raise BadTarget(f"C source does not say where on {target} it belongs; choose with --attach-type")
-        compiler.check_source(source)
-        return compiler.compile_source(
-            source, name, attach_type, limits=self._compile_limits, compiler_socket=self._compiler_socket
-        )
+        return self._programs.open(wanted, target, given=given, confined=confined)
 
     def hold_program(self, prog_id: ProgId, source: Source, maps: tuple[str, ...] = ()) -> HeldProgram:
-        try:
-            return HeldProgram(libbpf.prog_fd_by_id(prog_id), source, map_names=maps)
-        except OSError as error:
-            reason = "there is none" if error.errno == errno.ENOENT else error.strerror
-            raise BadProgram(f"program id {prog_id} cannot be opened: {reason}") from None
+        return program.from_id(prog_id, source, maps)
 
-    def reload_program(self, source: Source, image: bytes | None, target: Target) -> HeldProgram:
-        attach_type = _attach_type(target)
-        match source:
-            case StoredObject(program=name) if image is not None:
-                return _load(image, name, target, given=True)
-            case Builtin() if attach_type is not None:
-                return objects.load_builtin(source, attach_type)
-            case PinnedProgram(path=path):
-                # Whoever pinned it does so again after a reboot: it must be of the same kind then.
-                pinned = program.from_pin(path, source)
-                if attach_type is not None and pinned.fits(attach_type):
-                    return pinned
-                pinned.close()
-                raise BadProgram(f"the program at {path} does not fit {target} any more")
-            case _:
-                raise BadProgram(
-                    f"the program came from {source}, is not loaded any more and cannot be loaded "
-                    "again from there; replace it with one that can"
-                )
+    def reload_program(
+        self, source: Source, image: bytes | None, target: Target, confined: Confinement | None = None
+    ) -> HeldProgram:
+        return self._programs.reload(source, image, target, confined)
 
     # Hooks
 
@@ -242,6 +180,19 @@ class LinuxKernel:
         assert isinstance(hook, XdpHook)
         xdp.evict(hook.ifindex, occupant)
 
+    def find_link(self, link_id: LinkId | None, pin: str | None) -> FoundLink:
+        return adopting.find(self._cgroups, link_id, pin)
+
+    def take_over(self, target: Target, hook: Hook, occupant: Occupant, program: Program) -> TakenOver:
+        assert isinstance(target, XdpTarget)
+        assert isinstance(hook, XdpHook)
+        return adopting.take_over(target, hook, occupant, cast(HeldProgram, program))
+
+    def give_back(self, link: Link, target: Target, hook: Hook, program: Program) -> None:
+        assert isinstance(target, XdpTarget)
+        assert isinstance(hook, XdpHook)
+        adopting.give_back(cast(HeldLink, link), target, hook, cast(HeldProgram, program))
+
     def foreign(self, targets: Iterable[Target], ours: frozenset[LinkId]) -> tuple[Foreign, ...]:
         found: list[Foreign] = []
         for name, ifindex in xdp.interfaces().items():
@@ -279,23 +230,3 @@ class LinuxKernel:
                 target=target,
                 occupant=Occupant(program=described, link_id=link_id, processes=held_by),
             )
-
-
-def _load(image: bytes, name: str | None, target: WantedTarget, *, given: bool) -> HeldProgram:
-    return objects.load(image, name, _attach_type(target), given=given, ifindex=_device(target))
-
-
-def _attach_type(target: WantedTarget) -> AttachType | None:
-    return None if isinstance(target, CgroupPlace) else target.attach_type
-
-
-def _device(target: WantedTarget) -> int:
-    """The device that an offloaded program must be loaded onto; 0 for the host."""
-    if not isinstance(target, XdpTarget) or target.mode is not XdpMode.OFFLOAD:
-        return 0
-    hook = xdp.hook(target.interface)
-    if hook is None:
-        raise HookGone(
-            f"there is no interface {target.interface!r}, and an offloaded program is loaded onto it"
-        )
-    return hook.ifindex

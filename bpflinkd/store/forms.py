@@ -4,10 +4,11 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from bpflinkd.core import attach_types
+from bpflinkd.core import attach_types, requests
+from bpflinkd.core.callers import Actor
 from bpflinkd.core.errors import StorageFailed
-from bpflinkd.core.ids import ProgId, UnixMicros
-from bpflinkd.core.model import Generation, Lifetime, Origin, Owner, Policy, ProgramInfo, Record
+from bpflinkd.core.ids import Micros, ProgId, UnixMicros
+from bpflinkd.core.model import Confinement, Generation, Hold, Lifetime, Origin, Policy, ProgramInfo, Record
 from bpflinkd.core.sources import (
     Builtin,
     PinnedProgram,
@@ -140,14 +141,58 @@ def origin_columns(origin: Origin) -> tuple[str, str, str]:
     return origin.file, origin.template, origin.program
 
 
-def generation(number: int, program: str, source: str, since: int, by_uid: int) -> Generation:
-    """From the columns number, program, source, since, by_uid."""
+def actor_text(actor: Actor) -> str:
+    """Who did something, as the column `actor` has it: what is not known is left out."""
+    return json.dumps({key: value for key, value in asdict(actor).items() if value or key == "uid"})
+
+
+def confinement_text(confinement: Confinement | None) -> str | None:
+    """How a program was loaded, as the column `confinement` has it."""
+    return json.dumps(asdict(confinement)) if confinement is not None else None
+
+
+def hold_columns(hold: Hold | None) -> tuple[str | None, str | None]:
+    """The columns hold, fallback."""
+    if hold is None:
+        return None, None
+    after = hold.fallback
+    text = json.dumps(
+        {
+            "holder": hold.holder,
+            "bus": hold.bus,
+            "grace": hold.grace,
+            "fallback": json.loads(source_text(after)) if after is not None else None,
+        }
+    )
+    return text, after.sha256 if isinstance(after, StoredObject) else None
+
+
+def hold_of(text: str | None) -> Hold | None:
+    """Back."""
+    if text is None:
+        return None
+    said = json.loads(text)
+    after = said["fallback"]
+    return Hold(
+        holder=said["holder"],
+        bus=said["bus"],
+        grace=Micros(said["grace"]),
+        fallback=source_of(json.dumps(after)) if after is not None else None,
+    )
+
+
+def generation(
+    number: int, program: str, source: str, since: int, actor: str, confinement: str | None, message: str
+) -> Generation:
+    """From the columns number, program, source, since, actor, confinement, message."""
     return Generation(
         number=number,
         program=ProgramInfo(**json.loads(program)),
         source=source_of(source),
         since=UnixMicros(since),
-        by_uid=by_uid,
+        by=Actor(**json.loads(actor)),
+        confinement=Confinement(**json.loads(confinement)) if confinement else None,
+        message=message,
     )
 
 
@@ -156,11 +201,12 @@ def record(row: Any, *, hook: str | None) -> Record:
     return Record(
         name=row[0],
         target=target_of(row[1]),
-        owner=Owner(uid=row[2]),
+        owner=requests.owner(row[2]),
         policy=Policy(row[3]),
         lifetime=Lifetime(row[4]),
         created=UnixMicros(row[5]),
-        generation=generation(row[9], row[10], row[11], row[12], row[13]),
+        generation=generation(*row[9:14], *row[19:21]),
         hook=hook_of(hook),
         origin=Origin(file=row[15], template=row[16], program=row[17]),
+        hold=hold_of(row[21]),
     )

@@ -1,12 +1,14 @@
 """The database: its tables, and how it comes to have them.
 
-Schema 2:
+Schema 3:
     link        a row a link; `generation` is the current number, 0 while the first is not completed;
                 `file`, `template` and `declared` are its origin, empty where a caller made it; `was`
-                is its name before, until its pins have followed
+                is its name before, until its pins have followed; `hold` is the connection that it lives
+                with, `fallback` the sha256 of what comes after that, where it is a file
     generation  the last KEPT of each link; a number above the link's is the intent
     object      ELF objects and C sources by sha256, as long as a generation refers to them
     boot        one row: the boot of the kernel in which all this was last used
+Schema 2 knew owners and who made a generation as uids only.
 Schema 1 had no origin, no name before and no boot.
 """
 
@@ -19,14 +21,14 @@ from typing import Final
 
 from bpflinkd.core.errors import StorageFailed
 
-VERSION: Final = 2
+VERSION: Final = 3
 APPLICATION_ID: Final = 0x62706C64  # "bpld"
 
 _SCHEMA: Final = """
 CREATE TABLE link (
     name       TEXT PRIMARY KEY,
     target     TEXT NOT NULL,
-    owner_uid  INTEGER NOT NULL,
+    owner      TEXT NOT NULL,
     policy     TEXT NOT NULL,
     lifetime   TEXT NOT NULL,
     created    INTEGER NOT NULL,
@@ -36,17 +38,21 @@ CREATE TABLE link (
     file       TEXT NOT NULL DEFAULT '',
     template   TEXT NOT NULL DEFAULT '',
     declared   TEXT NOT NULL DEFAULT '',
-    was        TEXT NOT NULL DEFAULT ''
+    was        TEXT NOT NULL DEFAULT '',
+    hold       TEXT,
+    fallback   TEXT
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE generation (
-    link    TEXT NOT NULL REFERENCES link(name) ON DELETE CASCADE,
-    number  INTEGER NOT NULL,
-    program TEXT NOT NULL,
-    source  TEXT NOT NULL,
-    sha256  TEXT,
-    hook    TEXT,
-    since   INTEGER NOT NULL,
-    by_uid  INTEGER NOT NULL,
+    link        TEXT NOT NULL REFERENCES link(name) ON DELETE CASCADE,
+    number      INTEGER NOT NULL,
+    program     TEXT NOT NULL,
+    source      TEXT NOT NULL,
+    sha256      TEXT,
+    hook        TEXT,
+    since       INTEGER NOT NULL,
+    actor       TEXT NOT NULL,
+    confinement TEXT,
+    message     TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (link, number)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX generation_by_object ON generation(sha256) WHERE sha256 IS NOT NULL;
@@ -63,7 +69,19 @@ ALTER TABLE link ADD COLUMN template TEXT NOT NULL DEFAULT '';
 ALTER TABLE link ADD COLUMN declared TEXT NOT NULL DEFAULT '';
 ALTER TABLE link ADD COLUMN was TEXT NOT NULL DEFAULT '';
 CREATE TABLE boot (id TEXT NOT NULL) STRICT;
-"""
+""",
+    2: """
+ALTER TABLE link ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+UPDATE link SET owner = 'user:' || owner_uid;
+ALTER TABLE link DROP COLUMN owner_uid;
+ALTER TABLE link ADD COLUMN hold TEXT;
+ALTER TABLE link ADD COLUMN fallback TEXT;
+ALTER TABLE generation ADD COLUMN actor TEXT NOT NULL DEFAULT '';
+UPDATE generation SET actor = json_object('uid', by_uid);
+ALTER TABLE generation DROP COLUMN by_uid;
+ALTER TABLE generation ADD COLUMN confinement TEXT;
+ALTER TABLE generation ADD COLUMN message TEXT NOT NULL DEFAULT '';
+""",
 }
 """From each released schema to the next."""
 

@@ -23,6 +23,9 @@ from bpflinkd.store import forms, schema
 FILE_NAME: Final = "bpflinkd.sqlite"
 KEPT: Final = 16
 """Generations of a link that are kept."""
+_ENDS_AT_BOOT: Final = (
+    "SELECT name FROM link WHERE lifetime = ? OR (lifetime = ? AND json_extract(hold, '$.fallback') IS NULL)"
+)
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +67,9 @@ class SqliteStore:
 
     def load(self) -> tuple[Stored, ...]:
         rows = self._read(
-            "SELECT l.name, l.target, l.owner_uid, l.policy, l.lifetime, l.created, l.hook, l.ending,"
-            " l.generation, g.number, g.program, g.source, g.since, g.by_uid, g.hook,"
-            " l.file, l.template, l.declared, l.was"
+            "SELECT l.name, l.target, l.owner, l.policy, l.lifetime, l.created, l.hook, l.ending,"
+            " l.generation, g.number, g.program, g.source, g.since, g.actor, g.hook,"
+            " l.file, l.template, l.declared, l.was, g.confinement, g.message, l.hold"
             " FROM link l JOIN generation g ON g.link = l.name AND g.number >= l.generation"
             " ORDER BY l.created, l.name, g.number"
         )
@@ -90,7 +93,8 @@ class SqliteStore:
 
     def history(self, name: str) -> tuple[Generation, ...]:
         rows = self._read(
-            "SELECT number, program, source, since, by_uid FROM generation WHERE link = ? ORDER BY number",
+            "SELECT number, program, source, since, actor, confinement, message FROM generation"
+            " WHERE link = ? ORDER BY number",
             name,
         )
         return tuple(forms.generation(*row) for row in rows)
@@ -98,7 +102,7 @@ class SqliteStore:
     # Writing
 
     def begin_boot(self, boot: str) -> frozenset[str]:
-        """Forget what a reboot ended: ephemeral links, and on which hooks links were.
+        """Forget what a reboot ended: links that it ends, and on which hooks links were.
 
         Args:
             boot: /proc/sys/kernel/random/boot_id.
@@ -110,12 +114,13 @@ class SqliteStore:
         if before == [(boot,)]:
             return frozenset()
         # A state without a boot is new, or of an older release, in whose time nothing was ephemeral.
-        ephemeral = self._read("SELECT name FROM link WHERE lifetime = ?", Lifetime.EPHEMERAL)
-        ended = frozenset(name for (name,) in ephemeral)
+        # Those that lived with a connection end as well, unless something is to run after it.
+        rows = self._read(_ENDS_AT_BOOT, Lifetime.EPHEMERAL, Lifetime.OWNER)
+        ended = frozenset(name for (name,) in rows)
         try:
             with self._transaction(durable=True) as db:
                 if before:
-                    db.execute("DELETE FROM link WHERE lifetime = ?", (Lifetime.EPHEMERAL,))
+                    db.executemany("DELETE FROM link WHERE name = ?", rows)
                     db.execute("UPDATE link SET hook = NULL")
                     self._drop_unused_objects(db)
                 db.execute("DELETE FROM boot")
@@ -124,7 +129,7 @@ class SqliteStore:
             log.error("that the machine was booted anew is not recorded: %s", error)
         return ended
 
-    def intend(self, record: Record, image: bytes | None) -> None:
+    def intend(self, record: Record, image: bytes | None, fallback: bytes | None = None) -> None:
         generation = record.generation
         source = generation.source
         sha256 = source.sha256 if isinstance(source, StoredObject | StoredSource) else None
@@ -133,22 +138,25 @@ class SqliteStore:
                 # What could not be removed, or forgotten, when there was no room.
                 db.execute("DELETE FROM link WHERE name = ? AND (ending OR generation = 0)", (record.name,))
                 db.execute(
-                    "INSERT INTO link (name, target, owner_uid, policy, lifetime, created,"
-                    " file, template, declared) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO link (name, target, owner, policy, lifetime, created,"
+                    " file, template, declared, hold, fallback) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         record.name,
                         forms.target_text(record.target),
-                        record.owner.uid,
+                        str(record.owner),
                         record.policy,
                         record.lifetime,
                         record.created,
                         *forms.origin_columns(record.origin),
+                        *forms.hold_columns(record.hold),
                     ),
                 )
-            if image is not None and sha256 is not None:
-                db.execute("INSERT OR IGNORE INTO object VALUES (?, ?)", (sha256, image))
+            kept = ((sha256, image), (forms.hold_columns(record.hold)[1], fallback))
+            for digest, data in kept:
+                if digest is not None and data is not None:
+                    db.execute("INSERT OR IGNORE INTO object VALUES (?, ?)", (digest, data))
             db.execute(
-                "INSERT OR REPLACE INTO generation VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO generation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     record.name,
                     generation.number,
@@ -157,7 +165,9 @@ class SqliteStore:
                     sha256,
                     forms.hook_text(record.hook),
                     generation.since,
-                    generation.by_uid,
+                    forms.actor_text(generation.by),
+                    forms.confinement_text(generation.confinement),
+                    generation.message,
                 ),
             )
 
@@ -190,15 +200,24 @@ class SqliteStore:
     def settle(self, record: Record) -> None:
         with self._transaction(durable=True) as db:
             db.execute(
-                "UPDATE link SET owner_uid = ?, policy = ?, lifetime = ?, file = ?, template = ?,"
-                " declared = ? WHERE name = ?",
+                "UPDATE link SET owner = ?, policy = ?, lifetime = ?, file = ?, template = ?,"
+                " declared = ?, hold = ?, fallback = ? WHERE name = ?",
                 (
-                    record.owner.uid,
+                    str(record.owner),
                     record.policy,
                     record.lifetime,
                     *forms.origin_columns(record.origin),
+                    *forms.hold_columns(record.hold),
                     record.name,
                 ),
+            )
+
+    def explain(self, record: Record) -> None:
+        with self._transaction(durable=True) as db:
+            db.execute("UPDATE link SET hook = ? WHERE name = ?", (forms.hook_text(record.hook), record.name))
+            db.execute(
+                "UPDATE generation SET message = ? WHERE link = ? AND number = ?",
+                (record.generation.message, record.name, record.generation.number),
             )
 
     def rename(self, name: str, record: Record) -> None:
@@ -239,6 +258,7 @@ class SqliteStore:
         db.execute(
             "DELETE FROM object WHERE NOT EXISTS"
             " (SELECT 1 FROM generation WHERE generation.sha256 = object.sha256)"
+            " AND NOT EXISTS (SELECT 1 FROM link WHERE link.fallback = object.sha256)"
         )
 
     def _read(self, statement: str, *arguments: object) -> list[Any]:

@@ -14,8 +14,11 @@ from integration.service.guest import Done, Guest
 SERVICE: Final = "bpflinkd.service"
 COUNT: Final = f"{BESIDE}/count.o"
 KPROBE: Final = f"{BESIDE}/kprobe.o"
+CTL: Final = "/usr/bin/bpflinkctl"
 _DROP_INS: Final = f"/run/systemd/system/{SERVICE}.d"
-_UNPRIVILEGED: Final = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+_CONFIG: Final = "/etc/bpflinkd"
+_RULES: Final = "/etc/polkit-1/rules.d/40-test.rules"
+NOBODY: Final = "nobody"
 
 
 @dataclass
@@ -38,10 +41,27 @@ class Host:
 
     # The service
 
-    def ctl(self, *words: str, check: bool = True, unprivileged: bool = False, seconds: float = 150) -> Done:
-        """`bpflinkctl`."""
-        before = _UNPRIVILEGED if unprivileged else ()
-        return self.run(*before, "/usr/bin/bpflinkctl", *words, check=check, seconds=seconds)
+    def ctl(self, *words: str, check: bool = True, user: str = "root", seconds: float = 150) -> Done:
+        """`bpflinkctl`, run by a user with all of its groups."""
+        return self.run(*_as(user), CTL, *words, check=check, seconds=seconds)
+
+    def ctl_in_unit(self, unit: str, user: str, *words: str) -> Done:
+        """The same as the process of a service, to its end."""
+        run = ("systemd-run", "--quiet", f"--unit={unit}", f"--uid={user}", "--collect", "--wait", "--pipe")
+        return self.run(*run, CTL, *words, check=False)
+
+    def ctl_typing(self, user: str, password: str, *words: str) -> Done:
+        """The same on a terminal, where whoever sits there answers one question for a password."""
+        terminal = ("/usr/bin/python3", "-I", f"{BESIDE}/terminal.py", password)
+        return self.run(*_as(user), *terminal, CTL, *words, check=False, seconds=300)
+
+    def ctl_that_stays(self, user: str, *words: str) -> str:
+        """The same in the background; returns the unit that it is in. Ended after the test."""
+        unit = f"stays-{next(self._numbers)}.service"
+        self.undo("systemctl", "stop", unit)
+        run = ("systemd-run", "--quiet", f"--unit={unit}", f"--uid={user}", "--collect")
+        self.run(*run, CTL, *words)
+        return unit
 
     def links(self) -> dict[str, dict[str, Any]]:
         """The link documents by name."""
@@ -123,11 +143,26 @@ class Host:
 
     def declare(self, file: str, text: str) -> None:
         """Write a file of links.d; removed, and forgotten by the daemon, after the test."""
-        path = f"/etc/bpflinkd/links.d/{file}"
+        self._configure(f"{_CONFIG}/links.d", file, text)
+
+    def grant(self, file: str, text: str) -> None:
+        """Write a file of grants.d, and have it read; removed, and in force no more, after the test."""
+        self._configure(f"{_CONFIG}/grants.d", file, text)
+        self.run("systemctl", "reload", SERVICE)
+
+    def _configure(self, directory: str, file: str, text: str) -> None:
+        path = f"{directory}/{file}"
         self.undo("systemctl", "reload", SERVICE)
         self.undo("rm", "-f", path)
-        self.run("mkdir", "-p", "/etc/bpflinkd/links.d")
+        self.run("mkdir", "-p", directory)
         self.write(path, text)
+
+    def polkit_rules(self, text: str) -> None:
+        """Rules of the administrator, in JavaScript; removed after the test."""
+        self.undo("systemctl", "restart", "polkit.service")
+        self.undo("rm", "-f", _RULES)
+        self.write(_RULES, text)
+        self.run("systemctl", "restart", "polkit.service")
 
     # Packets
 
@@ -189,6 +224,10 @@ class Host:
         words = ("--no-pager", "-o", "json", f"--after-cursor={mark}")
         found = [json.loads(line) for line in self.run("journalctl", *words).stdout.splitlines()]
         return [entry for entry in found if fields.items() <= entry.items()]
+
+
+def _as(user: str) -> tuple[str, ...]:
+    return () if user == "root" else ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups")
 
 
 def declaration(name: str, target: str, program: str = "count_new") -> str:

@@ -2,7 +2,7 @@
 
 import json
 
-from integration.service.host import SERVICE, Host
+from integration.service.host import NOBODY, SERVICE, Host
 
 
 def test_no_unit_fails_and_the_service_is_active(host: Host) -> None:
@@ -40,10 +40,8 @@ def test_root_asks_for_the_status_on_the_system_bus(host: Host) -> None:
 def test_others_than_root_may_read_and_are_refused_a_change(host: Host) -> None:
     wire = host.wire()
     host.attach("readable", f"xdp:{wire[0]}")
-    assert "readable" in host.ctl("list", unprivileged=True).stdout
-    refused = host.ctl(
-        "attach", "mine", f"xdp:{wire[0]}", "--builtin", "pass", check=False, unprivileged=True
-    )
+    assert "readable" in host.ctl("list", user=NOBODY).stdout
+    refused = host.ctl("attach", "mine", f"xdp:{wire[0]}", "--builtin", "pass", check=False, user=NOBODY)
     assert refused.code == 4, refused
     assert "mine" not in host.links()
 

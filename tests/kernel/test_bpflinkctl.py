@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernel.test_adopt import stranger_link
 from tests.kernel.test_watch import netlink_attach, sever
 from tests.lab import Daemon
 from tests.lab.compiled import program
@@ -75,6 +76,81 @@ def test_not_root_is_exit_4(daemon: Daemon) -> None:
     done = ctl(daemon, "attach", "x", "xdp:v0", "--builtin", "pass", uid=65534)
     assert done.returncode == 4
     assert "uid 65534" in done.stderr
+
+
+def test_a_link_is_held_in_the_foreground_and_claimed_by_another(daemon: Daemon) -> None:
+    words: list[str | Path] = [CTL, "--bus", daemon.world.bus]
+    given = ["xdp:v0", "--builtin", "pass", "--lifetime", "owner", "--grace", "300ms"]
+    holder = daemon.world.process(*words, "attach", "edge", *given, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "edge is active\n"
+    assert holder.stdout.readline() == "holding edge; it ends 0.3 s after this does\n"
+    shown = ctl(daemon, "show", "edge").stdout
+    assert re.search(r"^Held by +connection :\S+; it may be claimed for 0.3 s after", shown, re.MULTILINE)
+    assert re.search(rf"^  by +root \(uid 0\), .*pid {holder.pid}", shown, re.MULTILINE)
+    claimer = daemon.world.process(*words, "claim", "edge", "--json", stdout=subprocess.PIPE)
+    assert claimer.stdout is not None
+    assert json.loads(claimer.stdout.readline()) == {"name": "edge"}
+    assert holder.wait(10) == 0
+    assert "is held by" in holder.stdout.read()
+    claimer.terminate()
+    claimer.wait(10)
+    until(lambda: daemon.links() == {}, "the link ends")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_holder_ends_by_a_signal_and_the_fallback_stays(daemon: Daemon, number: signal.Signals) -> None:
+    words: list[str | Path] = [CTL, "--bus", daemon.world.bus, "attach", "edge", "xdp:v0"]
+    words += ["--object", program("single"), "--lifetime", "owner"]
+    more = ["--grace", "0", "--fallback", "pass"]
+    holder = daemon.world.process(*words, *more, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "edge is active\n"
+    assert holder.stdout.readline().startswith("holding edge")
+    holder.send_signal(number)
+    assert holder.wait(10) == (0 if number == signal.SIGINT else -signal.SIGTERM)
+    until(lambda: daemon.link("edge")["Program"]["name"] == "pass_xdp", "the fallback runs")
+    assert "nobody any more; the fallback runs" in ctl(daemon, "show", "edge").stdout
+
+
+def test_a_link_that_ends_ends_its_holder(daemon: Daemon) -> None:
+    words: list[str | Path] = [CTL, "--bus", daemon.world.bus, "attach", "edge", "xdp:v0"]
+    holder = daemon.world.process(
+        *words, "--builtin", "pass", "--lifetime", "owner", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "edge is active\n"
+    assert holder.stdout.readline().startswith("holding edge")
+    assert ctl(daemon, "detach", "edge").returncode == 0
+    assert holder.wait(10) == 1
+    assert holder.stderr is not None
+    assert "NoSuchLink: link 'edge' has ended: " in holder.stderr.read()
+
+
+def test_owners(daemon: Daemon) -> None:
+    given = ("xdp:v0", "--builtin", "pass", "--owner", "unit:not-here.service")
+    refused = ctl(daemon, "attach", "edge", *given)
+    assert refused.returncode == 4, "a unit without a grant"
+    assert ctl(daemon, "attach", "edge", *given, "--force").returncode == 0
+    assert "not-here.service" in ctl(daemon, "list").stdout
+    assert document(daemon, "show", "edge")["owner"] == {"unit": "not-here.service"}
+    refused = ctl(daemon, "detach", "edge")
+    assert refused.returncode == 4
+    assert "--force" in refused.stderr
+    assert ctl(daemon, "transfer", "edge", "root", "--force").stdout == "edge is owned by root\n"
+    assert ctl(daemon, "detach", "edge").returncode == 0
+
+
+def test_adoption(daemon: Daemon) -> None:
+    number, _ = stranger_link(daemon.world, interface="v1")
+    done = ctl(daemon, "adopt", "theirs", "--link-id", str(number))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("theirs is active: adopted count_old, id ")
+    assert done.stdout.endswith(f"adopted from bpf_link {number}\n")
+    netlink_attach(daemon.world)
+    adopted = document(daemon, "adopt", "edge", "--xdp", "v0", "--policy", "yield")
+    assert (adopted["policy"], adopted["state"]) == ("yield", "active")
+    assert re.search(r"empty for [\d.]+ ms", str(adopted["message"]))
 
 
 def test_no_daemon_and_no_bus_are_exit_3(daemon: Daemon) -> None:

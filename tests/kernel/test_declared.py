@@ -48,7 +48,7 @@ def test_what_is_declared_is_there_when_the_daemon_is(world: World) -> None:
     }
     edge = links["edge"]
     assert edge["Target"] == {"xdp": "v0", "mode": "generic"}
-    assert (edge["Policy"], edge["Lifetime"], edge["Owner"]) == ("restore", "pinned", 0)
+    assert (edge["Policy"], edge["Lifetime"], edge["Owner"]) == ("restore", "pinned", "user:0")
     assert edge["Origin"] == (str(world.dir / "etc/links.d/a.toml"), "")
     assert edge["Program"]["name"] == "count_old"
 

@@ -172,15 +172,28 @@ class Daemon:
             words = {key: GLib.Variant("s", value) for key, value in target.items()}
             return str(self.call("Attach", "(sa{sv}a{sv}a{sv})", (name, words, wanted, options), fds=fds))
 
-    def replace(self, name: str, program: "Source", expect: int | None = None) -> int:
+    def replace(self, name: str, program: "Source", expect: int | None = None, *, force: bool = False) -> int:
         """Replace; returns the generation."""
         options = {} if expect is None else {"expect": GLib.Variant("t", expect)}
+        if force:
+            options["force"] = GLib.Variant("b", True)
         with program as (wanted, fds):
             return int(self.call("Replace", "(sa{sv}a{sv})", (name, wanted, options), fds=fds))
 
-    def detach(self, name: str) -> None:
+    def detach(self, name: str, *, force: bool = False) -> None:
         """Detach."""
-        self.call("Detach", "(sa{sv})", (name, {}))
+        options = {"force": GLib.Variant("b", True)} if force else {}
+        self.call("Detach", "(sa{sv})", (name, options))
+
+    def transfer(self, name: str, *, force: bool = False, **owner: GLib.Variant) -> None:
+        """Transfer to `uid=` or `unit=`."""
+        if force:
+            owner["force"] = GLib.Variant("b", True)
+        self.call("Transfer", "(sa{sv})", (name, owner))
+
+    def adopt(self, name: str, link_id: int = 0, **options: GLib.Variant) -> str:
+        """Adopt; returns the object path."""
+        return str(self.call("Adopt", "(usa{sv})", (link_id, name, options)))
 
     def foreign(self) -> list[dict[str, Any]]:
         """ListForeign."""
@@ -215,6 +228,8 @@ def readable(properties: dict[str, Any]) -> dict[str, Any]:
         made[key] = readable(made[key])
     if "Kprobe" in made:
         made |= zip(("Cookie", "Missed", "Suppressed"), made.pop("Kprobe"), strict=True)
+    for key in {"By"} & set(made):
+        made[key] = dict(zip(("uid", "pid", "unit", "exe"), made[key], strict=True))
     if "Hook" in made:
         made["Hook"] = {made["Hook"][0]: made["Hook"][1]}
     if "processes" in made:

@@ -84,6 +84,10 @@ class World:
     ) -> None:
         self._undo.__exit__(kind, error, trace)
 
+    def at_end(self, function: Callable[[], object]) -> None:
+        """Call a function when the world ends, before what was there earlier is removed."""
+        self._undo.callback(function)
+
     # Network
 
     def ip(self, *words: str) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 
 from bpflinkd.core import attach_types
 from bpflinkd.core.attach_types import AttachType, ProgramType
+from bpflinkd.core.callers import Actor, User
 from bpflinkd.core.errors import KernelRefused, StorageFailed
 from bpflinkd.core.ids import LinkId, Micros, ProgId, UnixMicros
-from bpflinkd.core.model import Generation, Lifetime, LinkFacts, Owner, Policy, ProgramInfo, Record
+from bpflinkd.core.model import Generation, Lifetime, LinkFacts, Policy, ProgramInfo, Record
 from bpflinkd.core.sources import Builtin, Source
 from bpflinkd.core.targets import Hook, IfIndex, Target, XdpHook, XdpTarget
 
@@ -104,7 +105,7 @@ def record(
     return Record(
         name="edge",
         target=target,
-        owner=Owner(uid=0),
+        owner=User(uid=0),
         policy=policy,
         lifetime=Lifetime.PINNED,
         created=UnixMicros(1),
@@ -113,7 +114,7 @@ def record(
             program=info(prog_id),
             source=Builtin(name="pass"),
             since=UnixMicros(2),
-            by_uid=0,
+            by=Actor(uid=0),
         ),
         hook=hook,
     )

@@ -1,8 +1,5 @@
 """What the command line accepts, and what it calls a mistake in usage."""
 
-import os
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -10,9 +7,22 @@ import pytest
 
 from bpflinkd.cli import arguments, main
 from bpflinkd.cli.arguments import SourceOptions
-from bpflinkd.dbus.values import CgroupTarget, KprobeTarget, OpenObject, OpenSource, Source, Target, XdpTarget
+from bpflinkd.cli.kinds import Duration
+from bpflinkd.client import (
+    Builtin,
+    CgroupTarget,
+    CSource,
+    KprobeTarget,
+    Object,
+    Pinned,
+    Program,
+    ProgramFd,
+    ProgramId,
+    Target,
+    XdpTarget,
+)
 
-NOTHING = SourceOptions(None, None, None, None, None, None)
+NOTHING = SourceOptions(None, None, None, None, None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -86,39 +96,58 @@ def test_a_target_is_refused_as_usage(
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        pytest.param({"pinned": "/sys/fs/bpf/x"}, Source("pin", "/sys/fs/bpf/x"), id="a pin"),
-        pytest.param({"id": 7}, Source("id", 7), id="a kernel id"),
-        pytest.param({"builtin": "pass"}, Source("builtin", "pass"), id="a built-in"),
+        pytest.param({"object": "a.o"}, Object("a.o"), id="an object"),
+        pytest.param({"object": "a.o", "program": "p"}, Object("a.o", "p"), id="a program in an object"),
+        pytest.param({"source": "a.c", "program": "f"}, CSource("a.c", "f"), id="a function in C"),
+        pytest.param({"pinned": "/sys/fs/bpf/x"}, Pinned("/sys/fs/bpf/x"), id="a pin"),
+        pytest.param({"id": 7}, ProgramId(7), id="a kernel id"),
+        pytest.param({"fd": 0}, ProgramFd(0), id="a descriptor, the lowest"),
+        pytest.param({"builtin": "pass"}, Builtin("pass"), id="a built-in"),
     ],
 )
-def test_a_source_is_understood(given: dict[str, Any], expected: Source) -> None:
-    with arguments.opened_source(NOTHING._replace(**given)) as source:
-        assert source == expected
+def test_a_source_is_understood(given: dict[str, Any], expected: Program) -> None:
+    found = arguments.program(NOTHING._replace(**given))
+    assert (type(found), found) == (type(expected), expected)
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        pytest.param("pass", Builtin("pass"), id="a built-in"),
+        pytest.param("./pass", Object("./pass"), id="a file of the same name"),
+        pytest.param("filter.o", Object("filter.o"), id="a file"),
+    ],
+)
+def test_a_fallback_is_a_builtin_or_a_file(word: str, expected: Program) -> None:
+    found = arguments.fallback(word)
+    assert (type(found), found) == (type(expected), expected)
+
+
+@pytest.mark.parametrize(
+    ("word", "seconds"),
+    [
+        pytest.param("10s", 10.0, id="seconds"),
+        pytest.param("500ms", 0.5, id="milliseconds"),
+        pytest.param("2 min", 120.0, id="a blank between"),
+        pytest.param("1h", 3600.0, id="hours"),
+        pytest.param("1.5", 1.5, id="no unit is seconds"),
+        pytest.param("0", 0.0, id="none at all"),
+    ],
+)
+def test_a_time_is_understood(word: str, seconds: float) -> None:
+    assert Duration().convert(word, None, None) == seconds
+
+
+@pytest.mark.parametrize("word", ["", "s", "ten", "-1s", "nan", "inf", "25h", "10 parsecs", "10ss"])
+def test_a_time_is_refused_as_usage(word: str) -> None:
+    with pytest.raises(click.UsageError, match="is not a time such as"):
+        Duration().convert(word, None, None)
 
 
 def test_a_cookie_is_for_kprobes() -> None:
     assert arguments.target("kretprobe-multi:f*", cookie=9) == KprobeTarget("f*", 0, True, True, 9)
     with pytest.raises(click.UsageError, match="a cookie is for kprobe"):
         arguments.target("xdp:eth0", cookie=9)
-
-
-def test_c_source_is_sent_as_such(tmp_path: Path) -> None:
-    path = tmp_path / "a.c"
-    path.write_text("int f;")
-    with arguments.opened_source(NOTHING._replace(source=str(path), program="f")) as source:
-        assert isinstance(source, OpenSource)
-        assert source.program == "f"
-
-
-def test_an_object_is_open_while_it_is_sent_and_closed_after(tmp_path: Path) -> None:
-    path = tmp_path / "a.o"
-    path.write_bytes(b"ELF")
-    with arguments.opened_source(NOTHING._replace(object=str(path), program="p")) as source:
-        assert isinstance(source, OpenObject)
-        assert source.program == "p"
-        assert os.read(source.fd, 9) == b"ELF"
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(source.fd)
 
 
 @pytest.mark.parametrize(
@@ -131,31 +160,8 @@ def test_an_object_is_open_while_it_is_sent_and_closed_after(tmp_path: Path) -> 
     ],
 )
 def test_a_source_is_refused_as_usage(given: dict[str, Any], says: str) -> None:
-    with pytest.raises(click.UsageError, match=says), arguments.opened_source(NOTHING._replace(**given)):
-        pass
-
-
-def _missing(path: Path) -> None: ...
-
-
-@pytest.mark.parametrize(
-    ("make", "says"),
-    [
-        pytest.param(_missing, "No such file", id="a missing file"),
-        pytest.param(Path.mkdir, "is a directory", id="a directory"),
-        pytest.param(os.mkfifo, "not a regular file", id="a fifo, without waiting for its writer"),
-        pytest.param(lambda path: path.symlink_to(path), "symbolic links", id="a link to itself"),
-    ],
-)
-def test_an_object_that_cannot_be_sent_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Callable[[Path], object], says: str
-) -> None:
-    path = tmp_path / "x.o"
-    make(path)
-    assert main.main(["attach", "a", "xdp:eth0", "--object", str(path)]) == 1
-    told = capsys.readouterr()
-    assert says in told.err
-    assert told.err.count("\n") == 1
+    with pytest.raises(click.UsageError, match=says):
+        arguments.program(NOTHING._replace(**given))
 
 
 @pytest.mark.parametrize(
@@ -171,6 +177,23 @@ def test_an_object_that_cannot_be_sent_is_refused(
             ["list", "--timeout", "nan"], "not a number of seconds", id="a timeout that is no number"
         ),
         pytest.param(["list", "--timeout", "0"], "not a number of seconds", id="no time at all"),
+        pytest.param(
+            ["attach", "a", "xdp:e", "--id", "1", "--grace", "1s"], "--lifetime owner", id="grace for what"
+        ),
+        pytest.param(
+            ["attach", "a", "xdp:e", "--id", "1", "--ephemeral", "--lifetime", "owner"],
+            "contradict",
+            id="two lifetimes",
+        ),
+        pytest.param(
+            ["attach", "a", "xdp:e", "--id", "1", "--owner", "unit:"],
+            "not an owner",
+            id="a unit without a name",
+        ),
+        pytest.param(["transfer", "a", "usr:x"], "not an owner", id="a typo in an owner"),
+        pytest.param(["transfer", "a", "no.service"], "unit:no.service", id="a unit not called one"),
+        pytest.param(["adopt", "a"], "exactly one of --link-id", id="nothing to adopt"),
+        pytest.param(["adopt", "a", "--link-id", "1", "--xdp", "e"], "exactly one of", id="two to adopt"),
         pytest.param(["show", "\udcff"], "not valid UTF-8", id="a name that is not UTF-8"),
         pytest.param(["attach", "a", "xdp:\udcff", "--id", "1"], "not valid UTF-8", id="a target likewise"),
     ],
@@ -183,7 +206,21 @@ def test_usage_is_exit_code_2_and_says_what(
 
 
 @pytest.mark.parametrize(
-    "command", ["attach", "replace", "detach", "list", "show", "foreign", "status", "events", "config"]
+    "command",
+    [
+        "attach",
+        "replace",
+        "detach",
+        "list",
+        "show",
+        "foreign",
+        "status",
+        "events",
+        "config",
+        "claim",
+        "transfer",
+        "adopt",
+    ],
 )
 def test_every_command_explains_itself_with_an_example(
     capsys: pytest.CaptureFixture[str], command: str

@@ -1,90 +1,28 @@
 """What `bpflinkctl`, a whole process, makes of a daemon's answers: output and exit codes.
 
-The daemon here is a FAKE: `_Fake` at the end of this file, on a bus of its own. It serves the
-real interface.xml, but holds no link, and answers what a link's name asks for. That the real daemon
-answers like this is for the tests against the kernel to show.
+The daemon here is a fake: see fake_service.
 """
 
-import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
-from gi.repository import Gio, GLib
+from gi.repository import GLib
 
-from bpflinkd.core.errors import ERROR_PREFIX
-from bpflinkd.dbus import answers, client, contract
+from bpflinkd.cli import main
+from bpflinkd.client import messages
+from bpflinkd.dbus import contract
+from tests.unit.fake_service import ROOT, fake_daemon, private_bus
 
 CTL = Path(sys.executable).with_name("bpflinkctl")
-ROOT = Path(__file__).parents[2]
-LINK = {
-    "Name": ("s", "edge"),
-    "Target": ("(sss)", ("cgroup", "/a.slice", "egress")),
-    "State": ("s", "displaced"),
-    "Reason": ("s", "another program runs there"),
-    "StateSince": ("t", 1_700_000_000_000_000),
-    "Owner": ("u", 0),
-    "Policy": ("s", "alert"),
-    "Lifetime": ("s", "pinned"),
-    "Origin": ("(ss)", ("/etc/bpflinkd/links.d/a.toml", "slices")),
-    "Created": ("t", 1_700_000_000_000_000),
-    "Generation": ("t", 2),
-    "GenerationSince": ("t", 1_700_000_000_000_000),
-    "Program": ("(usss)", (7, "count", "0123456789abcdef", "cgroup_skb")),
-    "Source": ("(ss)", ("object", "ab" * 32)),
-    "Running": (
-        "a{sv}",
-        {
-            "program": GLib.Variant("(usss)", (9, "drop", "feed", "cgroup_skb")),
-            "link_id": GLib.Variant("u", 4),
-            "processes": GLib.Variant("a(us)", [(123, "loader")]),
-        },
-    ),
-    "KernelLinkId": ("u", 0),
-    "Hook": ("(st)", ("cgroup_id", 2**63 + 5)),
-    "Maps": ("as", ["counts"]),
-    "Kprobe": ("(ttt)", (0, 0, 0)),
-}
-PATHS = {"bpffs": "/b", "state": "/s", "config": "/c", "runtime": "/r"}
-MANAGER = {
-    "Version": ("s", "9.9"),
-    "Pid": ("u", 42),
-    "Started": ("t", 1_700_000_000_000_000),
-    "KernelRelease": ("s", "6.1"),
-    "Paths": ("a{ss}", PATHS),
-    "States": ("a{su}", {"displaced": 1}),
-    "WatchSources": (
-        "a{sa{sv}}",
-        {"sentinel": {"live": GLib.Variant("b", False), "detail": GLib.Variant("s", "no BTF")}},
-    ),
-    "Refused": ("as", ["/etc/bpflinkd/links.d/b.toml:3:1: a sentence"]),
-}
-
-
-@contextlib.contextmanager
-def _bus(address: str) -> Iterator[None]:
-    """A dbus-daemon while the context lasts."""
-    words = [
-        "dbus-daemon",
-        "--session",
-        "--nofork",
-        "--nosyslog",
-        "--print-address=1",
-        f"--address={address}",
-    ]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as daemon:
-        _line(daemon.stdout)
-        yield
-        daemon.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -93,21 +31,9 @@ def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if shutil.which("dbus-daemon") is None:
         pytest.skip("dbus-daemon is not installed")
     address = f"unix:path={tmp_path_factory.mktemp('bus')}/socket"
-    with _bus(address), _fake(address) as fake:
+    with private_bus(address), fake_daemon(address) as fake:
         yield address
         fake.terminate()
-
-
-def _fake(address: str) -> "subprocess.Popen[str]":
-    words = [sys.executable, "-m", "tests.unit.test_cli_on_a_bus", address]
-    made = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    _line(made.stdout)
-    return made
-
-
-def _line(stream: IO[str] | None) -> str:
-    assert stream is not None
-    return stream.readline()
 
 
 def _run(bus: str, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -116,9 +42,7 @@ def _run(bus: str, *words: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_the_client_and_the_daemon_name_the_same_things() -> None:
-    for name in ("BUS_NAME", "ROOT", "LINKS", "MANAGER", "LINK", "OBJECT_MANAGER", "PROPERTIES"):
-        assert getattr(client, name, getattr(contract, name)) == getattr(contract, name)
+def test_the_names_are_those_of_the_contract() -> None:
     interfaces = (ROOT / "bpflinkd/dbus/interface.xml").read_text()
     for name in (contract.MANAGER, contract.LINK, contract.OBJECT_MANAGER):
         assert f'<interface name="{name}">' in interfaces
@@ -126,7 +50,7 @@ def test_the_client_and_the_daemon_name_the_same_things() -> None:
 
 def test_the_largest_numbers_survive_decoding() -> None:
     body = GLib.Variant("(ta{sv}at)", (2**64 - 1, {"-": GLib.Variant("t", 2**63)}, [1, 2**63 + 1]))
-    assert answers.decode(body) == [2**64 - 1, {"-": 2**63}, [1, 2**63 + 1]]
+    assert messages.decode(body) == [2**64 - 1, {"-": 2**63}, [1, 2**63 + 1]]
 
 
 def test_list_is_a_table(bus: str) -> None:
@@ -157,8 +81,17 @@ def test_the_document_of_a_link_is_the_same_from_list_and_show(bus: str) -> None
         "reason": "another program runs there",
         "state_since": 1_700_000_000_000_000,
         "owner": {"uid": 0, "user": "root"},
+        "by": {
+            "uid": 0,
+            "user": "root",
+            "pid": 4321,
+            "unit": "loader.service",
+            "exe": "/usr/bin/loader",
+        },
+        "message": "the hook was empty for 3 ms",
         "policy": "alert",
-        "lifetime": "pinned",
+        "lifetime": "owner",
+        "hold": {"holder": ":1.999", "grace": 2_500_000, "fallback": {"builtin": "pass"}, "until": None},
         "origin": {"file": "/etc/bpflinkd/links.d/a.toml", "template": "slices"},
         "created": 1_700_000_000_000_000,
         "generation": 2,
@@ -185,7 +118,16 @@ def test_the_document_of_a_link_is_the_same_from_list_and_show(bus: str) -> None
     ("command", "told"),
     [
         pytest.param(
-            ["show", "edge"], ["another program runs there", "loader (pid 123)", "bpf_link 4"], id="show"
+            ["show", "edge"],
+            [
+                "another program runs there",
+                "loader (pid 123)",
+                "bpf_link 4",
+                "root (uid 0), loader.service, pid 4321, /usr/bin/loader",
+                "connection :1.999; it may be claimed for 2.5 s after that, then builtin pass",
+                "the hook was empty for 3 ms",
+            ],
+            id="show",
         ),
         pytest.param(
             ["status"],
@@ -240,6 +182,149 @@ def test_a_refusal_has_a_name_a_sentence_and_a_code(
     assert "\n" not in told_error["message"]
 
 
+def _sent(bus: str, *words: str) -> dict[str, Any]:
+    """What a command sent about the link `echo`, as the fake saw it."""
+    done = _run(bus, *words, "--json")
+    assert done.returncode == 1, done.stderr
+    found: dict[str, Any] = json.loads(json.loads(done.stdout)["error"]["message"])
+    return found
+
+
+def test_every_option_of_attach_is_sent(bus: str, tmp_path: Path) -> None:
+    path = tmp_path / "f.o"
+    path.write_bytes(b"what stays")
+    words = "attach echo xdp:e --mode generic --builtin pass --policy yield --wait --lifetime owner"
+    more = ["--grace", "2s", "--fallback", str(path), "--owner", "unit:a.service", "--force"]
+    sent = _sent(bus, *words.split(), *more)
+    assert sent["given"] == [
+        "echo",
+        {"xdp": "e", "mode": "generic"},
+        {"builtin": "pass"},
+        {
+            "policy": "yield",
+            "wait": True,
+            "lifetime": "owner",
+            "grace": 2_000_000,
+            "fallback": {"object": 0},
+            "owner": {"unit": "a.service"},
+            "force": True,
+        },
+    ]
+    assert sent["files"][0]["data"] == "what stays"
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        pytest.param("replace echo --id 5 --force", ["echo", {"id": 5}, {"force": True}], id="replace"),
+        pytest.param("detach echo --force", ["echo", {"force": True}], id="detach"),
+        pytest.param(
+            "transfer echo user:root --force", ["echo", {"uid": 0, "force": True}], id="transfer to a user"
+        ),
+        pytest.param("transfer echo unit:a.service", ["echo", {"unit": "a.service"}], id="to a unit"),
+        pytest.param("claim echo", ["echo"], id="claim"),
+        pytest.param("adopt echo --link-id 4", [4, "echo", {}], id="adopt a bpf_link"),
+        pytest.param(
+            "adopt echo --pin /p --policy restore",
+            [0, "echo", {"pin": "/p", "policy": "restore"}],
+            id="a pin",
+        ),
+        pytest.param(
+            "adopt echo --xdp e --owner 7 --force",
+            [0, "echo", {"xdp": "e", "owner": {"uid": 7}, "force": True}],
+            id="from netlink",
+        ),
+        pytest.param(
+            "attach echo xdp:e --id 1 --ephemeral",
+            ["echo", {"xdp": "e"}, {"id": 1}, {"lifetime": "ephemeral"}],
+            id="ephemeral",
+        ),
+    ],
+)
+def test_a_command_sends(bus: str, words: str, given: list[Any]) -> None:
+    sent = _sent(bus, *words.split())
+    assert sent["given"] == given
+    assert sent["asks"] is False
+
+
+def test_ask_lets_polkit_ask(bus: str) -> None:
+    assert _sent(bus, "detach", "echo", "--ask")["asks"] is True
+
+
+def test_a_descriptor_is_inherited_and_sent(bus: str, tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_text("opened by the shell")
+    script = f"'{CTL}' --bus '{bus}' --json replace echo --fd 7 7<'{path}'"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    sent = json.loads(json.loads(done.stdout)["error"]["message"])
+    assert sent["given"][1] == {"fd": 0}
+    assert sent["files"][0]["data"] == "opened by the shell"
+
+
+def test_a_file_that_cannot_be_sent_is_bad_input(bus: str) -> None:
+    done = _run(bus, "attach", "edge", "xdp:e", "--object", "/no/such.o")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "bpflinkctl: BadInput: the object file /no/such.o cannot be opened: No such file or directory\n"
+    )
+
+
+def test_a_transfer_tells_the_owner_there_is_then(bus: str) -> None:
+    assert _run(bus, "transfer", "edge", "unit:a.service").stdout == "edge is owned by root\n"
+    told = json.loads(_run(bus, "transfer", "edge", "0", "--json").stdout)
+    assert told == {"name": "edge", "owner": {"uid": 0, "user": "root"}}
+
+
+def test_an_adoption_tells_what_and_at_what_price(bus: str) -> None:
+    assert _run(bus, "adopt", "edge", "--link-id", "4").stdout.splitlines() == [
+        "edge is displaced: adopted count, id 7, tag 0123456789abcdef, type cgroup_skb "
+        "on cgroup:/a.slice egress",
+        "the hook was empty for 3 ms",
+    ]
+    told = json.loads(_run(bus, "adopt", "edge", "--link-id", "4", "--json").stdout)
+    assert told["message"] == "the hook was empty for 3 ms"
+    assert told["object_path"] == "/org/bpflinkd1/link/edge"
+
+
+def test_holding_ends_when_another_holds_the_link(bus: str) -> None:
+    done = _run(bus, "claim", "edge")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "holding edge; it ends 2.5 s after this does",
+        "link 'edge' is held by :1.999 now",
+    ]
+    told = _run(bus, "attach", "edge", "xdp:e", "--id", "1", "--lifetime", "owner", "--json").stdout
+    assert json.loads(told.splitlines()[-1]) == {"name": "edge", "holder": ":1.999"}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        pytest.param(["detach", "NotAuthorized"], True, id="not authorized"),
+        pytest.param(["detach", "NotOwner", "--force"], True, id="another's, by force"),
+        pytest.param(["detach", "NotOwner"], False, id="another's: asking would not help"),
+        pytest.param(["detach", "NotAuthorized", "--ask"], False, id="polkit was asked already"),
+    ],
+)
+def test_a_refusal_that_polkit_could_lift_says_so(
+    bus: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    told: bool,
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    assert main.main(["--bus", bus, *words]) == 4
+    assert ("--ask lets polkit" in capsys.readouterr().err) is told
+
+
+def test_root_is_not_told_of_polkit(bus: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    assert main.main(["--bus", bus, "detach", "NotAuthorized"]) == 4
+    assert "--ask" not in capsys.readouterr().err
+
+
 def test_a_link_that_is_not_there_is_no_such_link(bus: str) -> None:
     done = _run(bus, "show", "nobody")
     assert done.returncode == 1
@@ -273,8 +358,8 @@ def test_events_are_followed_until_ctrl_c(bus: str) -> None:
 
 def test_events_end_with_3_when_the_daemon_goes(bus: str, tmp_path: Path) -> None:
     address = f"unix:path={tmp_path}/socket"
-    with _bus(address):
-        with _fake(address) as fake, _following(address, "--json") as following:
+    with private_bus(address):
+        with fake_daemon(address) as fake, _following(address, "--json") as following:
             _tell(address, following)
             fake.terminate()
             assert following.wait(10) == 3
@@ -387,94 +472,3 @@ def test_a_shell_is_offered(bus: str, line: str, offered: list[str]) -> None:
     done = subprocess.run([CTL], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [f"plain,{word}" for word in offered]
     assert done.stderr == ""
-
-
-class _Fake:
-    """Answers as the name of a link says. Holds nothing, attaches nothing."""
-
-    def __init__(self, address: str) -> None:
-        flags = Gio.DBusConnectionFlags
-        self._bus = Gio.DBusConnection.new_for_address_sync(
-            address, flags.AUTHENTICATION_CLIENT | flags.MESSAGE_BUS_CONNECTION, None, None
-        )
-        info = Gio.DBusNodeInfo.new_for_xml((ROOT / "bpflinkd/dbus/interface.xml").read_text())
-        for interface in info.interfaces:
-            path = contract.LINKS + "edge" if interface.name == contract.LINK else contract.ROOT
-            self._bus.register_object(path, interface, self._called, self._property, None)
-        Gio.bus_own_name_on_connection(
-            self._bus,
-            contract.BUS_NAME,
-            Gio.BusNameOwnerFlags.NONE,
-            lambda *_: print("ready", flush=True),
-            None,
-        )
-
-    def _property(self, _bus: Any, _sender: str, _path: str, interface: str, name: str) -> GLib.Variant:
-        return GLib.Variant(*(LINK if interface == contract.LINK else MANAGER)[name])
-
-    def _called(
-        self,
-        _bus: Any,
-        _sender: str,
-        _path: str,
-        _interface: str,
-        method: str,
-        arguments: Any,
-        invocation: Any,
-    ) -> None:
-        name = arguments.unpack()[0] if arguments.n_children() else ""
-        match method, name:
-            case "List", _:
-                row = ("edge", "cgroup:/a.slice egress", "displaced", 0, 2, "count", "0123456789abcdef", 1)
-                invocation.return_value(GLib.Variant("(a(sssutsst))", ([row],)))
-            case "GetManagedObjects", _:
-                properties = {key: GLib.Variant(*value) for key, value in LINK.items()}
-                objects = {contract.LINKS + "edge": {contract.LINK: properties}}
-                invocation.return_value(GLib.Variant("(a{oa{sa{sv}}})", (objects,)))
-            case "ListForeign", _:
-                target = GLib.Variant("(sss)", ("xdp", "eth9", "auto"))
-                entry = {"target": target, **LINK["Running"][1]}  # type: ignore[dict-item]
-                invocation.return_value(GLib.Variant("(aa{sv})", ([entry],)))
-            case "Features", _:
-                found = [("xdp", True, ""), ("kprobe", False, "no CONFIG_KPROBES")]
-                invocation.return_value(GLib.Variant("(a(sbs))", (found,)))
-            case "Reload", _:
-                done = {"attached": 2, "unchanged": 7}
-                refused = [
-                    ("/l/b.toml", "", "/l/b.toml:3:1: no", ""),
-                    ("/l/c.toml", "x", "/l/c.toml:1: no", "log"),
-                ]
-                invocation.return_value(GLib.Variant("(a{su}a(ssss))", (done, refused)))
-            case "ProgramFile", _:
-                with tempfile.TemporaryFile() as file:
-                    file.write(b"ELF of edge")
-                    file.flush()
-                    os.lseek(file.fileno(), 0, os.SEEK_SET)
-                    files = Gio.UnixFDList.new()
-                    files.append(file.fileno())
-                    answer = GLib.Variant("(hss)", (0, "object", "count_all"))
-                    invocation.return_value_with_unix_fd_list(answer, files)
-            case "Replace", "sized":
-                fd = invocation.get_message().get_unix_fd_list().get(0)
-                invocation.return_value(GLib.Variant("(t)", (os.fstat(fd).st_size,)))
-                os.close(fd)
-            case "Detach", "told":
-                change = GLib.Variant("(ssss)", ("told", "severed", "active", "why"))
-                self._bus.emit_signal(None, contract.ROOT, contract.MANAGER, "StateChanged", change)
-                invocation.return_value(None)
-            case "Detach", "silent":
-                pass
-            case "Detach", "vanished":
-                gone = "org.freedesktop.DBus.Error.NoReply"
-                invocation.return_dbus_error(gone, "Message recipient disconnected from message bus")
-            case "Detach", "denied":
-                denied = "org.freedesktop.DBus.Error.AccessDenied"
-                invocation.return_dbus_error(denied, "Rejected send message, 2 matched rules")
-            case _:
-                log = "\n\nline 1\n\nline 3" if name == "VerifierRejected" else ""
-                invocation.return_dbus_error(ERROR_PREFIX + name, f"a sentence{log}")
-
-
-if __name__ == "__main__":
-    _fake_daemon = _Fake(sys.argv[1])
-    GLib.MainLoop().run()

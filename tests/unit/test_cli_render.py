@@ -11,13 +11,13 @@ import pytest
 from bpflinkd.cli import documents, follow, render, words
 from bpflinkd.cli.read import _LIST_COLUMNS, _list_row
 from bpflinkd.cli.render import Column, Output
-from bpflinkd.dbus.values import Event, Row
+from bpflinkd.client import Event, Row
 
 LONG = Row(
     name="a-name-that-is-much-longer-than-anybody-needs",
     target="cgroup:/kubepods.slice/kubepods-burstable.slice/pod42.slice egress",
     state="displaced",
-    owner=4_000_000_000,
+    owner="user:4000000000",
     generation=12345,
     program="count_everything",
     tag="0123456789abcdef",

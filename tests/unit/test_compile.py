@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -328,6 +329,7 @@ answer({"kind": "internal", "text": json.dumps(told), "log": [0, 0]})
             "function": "f",
             "type": 6,
             "attach_type": 37,
+            "perfmon": True,
             "memory": 1 << 28,
             "seconds": 20,
         },
@@ -392,7 +394,7 @@ def test_without_headers_nothing_is_started(monkeypatch: pytest.MonkeyPatch, tmp
     (tmp_path / "bcc").mkdir()
     (tmp_path / "bcc" / "__init__.py").touch()
     monkeypatch.setattr(compiler, "_DIST_PACKAGES", str(tmp_path))
-    monkeypatch.setattr("platform.release", lambda: "0.0.1-none")
+    monkeypatch.setattr("os.uname", lambda: SimpleNamespace(release="0.0.1-none"))
     with pytest.raises(NotSupported, match=r"install the package linux-headers-0\.0\.1-none"):
         compiling.compile_source(SOURCE, None, attach_types.XDP)
 
@@ -538,9 +540,3 @@ def test_what_a_host_lacks_is_asked_where_we_cannot_see_it(script: str, lacks: s
         said = compiling.unsupported(listener.place)
     assert lacks in said
     assert bool(lacks) == bool(said)
-
-
-def test_the_helper_is_the_module_of_our_package() -> None:
-    text = (Path(compiling.__file__).parents[1] / "compiler.py").read_bytes()
-    assert compiling._script() == text
-    assert re.search(rb"^(from|import) bpflinkd", text, re.MULTILINE) is None

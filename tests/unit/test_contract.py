@@ -5,8 +5,9 @@ from importlib import resources
 from pathlib import Path
 
 from bpflinkd.core import errors
+from bpflinkd.core.callers import Action
 from bpflinkd.core.events import ChangeKind
-from bpflinkd.core.model import Policy, State
+from bpflinkd.core.model import Lifetime, Policy, State
 from bpflinkd.dbus import wire
 
 CONTRACT = resources.files("bpflinkd.dbus").joinpath("interface.xml").read_text()
@@ -16,6 +17,7 @@ def test_error_names_are_frozen() -> None:
     assert [error.__name__ for error in errors.ALL_ERRORS] == [
         "NotAuthorized",
         "NotOwner",
+        "LimitExceeded",
         "NoSuchLink",
         "NameTaken",
         "BadName",
@@ -49,7 +51,7 @@ def test_errors_named_in_the_contract_exist() -> None:
 
 
 def test_words_of_the_contract_are_those_of_the_core() -> None:
-    for word in (*State, *ChangeKind, *Policy):
+    for word in (*State, *ChangeKind, *Policy, *Lifetime, *Action):
         assert word in CONTRACT
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from bpflinkd.core import attach_types
+from bpflinkd.core.callers import User
 from bpflinkd.core.declared import (
     Attach,
     Declaration,
@@ -19,7 +20,7 @@ from bpflinkd.core.declared import (
     difference,
     fingerprint,
 )
-from bpflinkd.core.model import Origin, Owner, Policy, Record
+from bpflinkd.core.model import Origin, Policy, Record
 from bpflinkd.core.sources import (
     Builtin,
     KeptObject,
@@ -63,7 +64,7 @@ CALLERS_OBJECT = StoredObject(sha256="ab" * 32, program="count")
         pytest.param(declared(), None, Attach, id="not there"),
         pytest.param(declared(), has(), None, id="as declared"),
         pytest.param(declared(policy=Policy.RESTORE), has(), Settle, id="another policy"),
-        pytest.param(declared(owner=Owner(uid=7)), has(), Settle, id="another owner"),
+        pytest.param(declared(owner=User(uid=7)), has(), Settle, id="another owner"),
         pytest.param(declared(file="/etc/bpflinkd/links.d/b.toml"), has(), Settle, id="another file"),
         pytest.param(declared(program=OBJECT), has(), Replace, id="another program"),
         pytest.param(declared(program=OBJECT, policy=Policy.RESTORE), has(), Replace, id="both"),

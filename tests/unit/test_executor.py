@@ -3,10 +3,11 @@
 import pytest
 
 from bpflinkd.core import plan
+from bpflinkd.core.callers import Caller
 from bpflinkd.core.errors import BpflinkdError
 from bpflinkd.core.executor import Executor, Held
 from bpflinkd.core.model import Status
-from bpflinkd.core.requests import AttachRequest, Caller
+from bpflinkd.core.requests import AttachRequest
 from tests.unit.fakes import ETH0, HOOK, NOW, Diary, FakeLink, FakeProgram, info, record
 
 ATTACH = ["intend", "stage_program", "create_link", "stage_link", "commit"]

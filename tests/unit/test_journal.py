@@ -12,6 +12,7 @@ import pytest
 from systemd.journal import JournalHandler
 
 from bpflinkd import journal
+from bpflinkd.core.callers import Actor, User
 from bpflinkd.core.events import (
     ChangeKind,
     ForeignChange,
@@ -20,11 +21,12 @@ from bpflinkd.core.events import (
     LinkAmended,
     LinkRemoved,
     News,
+    OwnerOverridden,
     ProgramReplaced,
     StateChanged,
 )
 from bpflinkd.core.ids import LinkId
-from bpflinkd.core.model import Generation, Health, Lifetime, LinkView, Occupant, Owner, Policy, Record, State
+from bpflinkd.core.model import Generation, Health, Lifetime, LinkView, Occupant, Policy, Record, State
 from bpflinkd.core.sources import Builtin
 from tests.unit.fakes import ETH0, NOW, info
 
@@ -34,14 +36,16 @@ STRANGER = Occupant(program=info(66))
 
 
 def generation(number: int, program: int) -> Generation:
-    return Generation(number=number, program=info(program), source=Builtin(name="pass"), since=NOW, by_uid=0)
+    return Generation(
+        number=number, program=info(program), source=Builtin(name="pass"), since=NOW, by=Actor(uid=0)
+    )
 
 
 def view(state: State = State.ACTIVE, running: Occupant | None = None) -> LinkView:
     record = Record(
         name="edge-filter",
         target=ETH0,
-        owner=Owner(uid=1000),
+        owner=User(uid=1000),
         policy=Policy.ALERT,
         lifetime=Lifetime.PINNED,
         created=NOW,
@@ -108,6 +112,10 @@ NEWS: dict[str, tuple[News, dict[str, str]]] = {
     "a link got another owner": (
         LinkAmended(view=view()),
         {"MESSAGE_ID": journal.MessageId.LINK_AMENDED, **ACTIVE, "NEW_PROG": "12"},
+    ),
+    "an administrator overrode the owner": (
+        OwnerOverridden(view=view(), by=Actor(uid=0, pid=7), verb="detached"),
+        {"MESSAGE_ID": journal.MessageId.OWNER_OVERRIDDEN, **ACTIVE, "BY": "uid 0, pid 7"},
     ),
     "a program was replaced": (
         ProgramReplaced(view=view(), old=generation(3, 9)),

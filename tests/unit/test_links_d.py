@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from bpflinkd.config import directories, links, trust
 from bpflinkd.config import files as files_module
-from bpflinkd.config import links, trust
 from bpflinkd.config.links import LinksDirectory
 from bpflinkd.core import attach_types, declared, patterns
+from bpflinkd.core.callers import Unit, User
 from bpflinkd.core.declared import Declarations
-from bpflinkd.core.model import Lifetime, Owner, Policy
+from bpflinkd.core.model import Lifetime, Policy
 from bpflinkd.core.patterns import CgroupPattern, InterfacePattern
 from bpflinkd.core.sources import Builtin, KeptObject, KeptSource, ObjectImage, PinnedProgram, SourceText
 from bpflinkd.core.targets import CgroupPlace, CgroupTarget, KprobeTarget, XdpMode, XdpTarget
@@ -76,7 +77,7 @@ def test_a_link_with_everything(directory: Path) -> None:
         asked="object filter.bpf.o edge",
         policy=Policy.RESTORE,
         lifetime=Lifetime.EPHEMERAL,
-        owner=Owner(uid=0),
+        owner=User(uid=0),
         file=str(directory / "a.toml"),
         line=3,
     )
@@ -161,7 +162,13 @@ def test_an_owner_is_a_name_or_a_uid(directory: Path) -> None:
     found = one(
         directory, link("a", more=f'{PASS}\nowner = "{user.pw_name}"') + link("b", more=f"{PASS}\nowner = 7")
     )
-    assert [declaration.owner.uid for declaration in found.links] == [pwd.getpwnam(user.pw_name).pw_uid, 7]
+    uid = pwd.getpwnam(user.pw_name).pw_uid
+    assert [declaration.owner for declaration in found.links] == [User(uid=uid), User(uid=7)]
+
+
+def test_an_owner_is_a_unit(directory: Path) -> None:
+    (declaration,) = one(directory, link("a", more=f'{PASS}\nowner = {{ unit = "x@1.service" }}')).links
+    assert declaration.owner == Unit(name="x@1.service")
 
 
 # What is refused, and where.
@@ -179,7 +186,7 @@ def test_an_owner_is_a_name_or_a_uid(directory: Path) -> None:
         pytest.param("link = [3]\n", "1:9: a link must be a table, not a number", id="a number for a link"),
         pytest.param(
             link("a") + "[[lnik]]\n",
-            "5:1: a file has no key 'lnik'; did you mean link?",
+            "5:1: a file of links.d has no key 'lnik'; did you mean link?",
             id="a typo in a header",
         ),
         pytest.param(
@@ -229,7 +236,41 @@ def test_an_owner_is_a_name_or_a_uid(directory: Path) -> None:
             id="a bad policy",
         ),
         pytest.param(
-            link("a", more=f'{PASS}\nlifetime = "owner"'), "5:1: 'owner' is not a lifetime", id="a lifetime"
+            link("a", more=f'{PASS}\nlifetime = "own"'), "5:1: 'own' is not a lifetime", id="a lifetime"
+        ),
+        pytest.param(
+            link("a", more=f'{PASS}\nlifetime = "owner"'),
+            "5:1: the lifetime owner is for links that a D-Bus connection holds, and a file has none; ",
+            id="a lifetime that takes a connection",
+        ),
+        pytest.param(
+            link("a", "kprobe:f", f"{PASS}\ncookie = 0x{'f' * 5000}"),
+            "5:1: cookie has more than the 64 bits",
+            id="a number that Python does not print",
+        ),
+        pytest.param(
+            link("a", more=f'{PASS}\nowner = ""'), "5:1: the owner is empty; give a name", id="an empty owner"
+        ),
+        pytest.param(
+            link("a", more=f"{PASS}\nowner = {{}}"), "5:1: the owner is empty; write {", id="an empty table"
+        ),
+        pytest.param(
+            link("a", more=f'{PASS}\nowner = {{ unti = "x.service" }}'),
+            "5:11: an owner has no key 'unti'; did you mean unit?",
+            id="a typo in an owner",
+        ),
+        pytest.param(
+            link("a", more=f'{PASS}\nowner = {{ unit = "/x.service" }}'),
+            "5:11: '/x.service' is not the name of a unit",
+            id="a unit with a slash",
+        ),
+        pytest.param(
+            link("a", more=f'{PASS}\nowner = {{ unit = "x@.service" }}'),
+            "5:11: 'x@.service' is a template",
+            id="a template of units",
+        ),
+        pytest.param(
+            link("a", more=f"{PASS}\nowner = {{ unit = 3 }}"), "5:11: unit must be a string", id="no unit"
         ),
         pytest.param(
             link("a", more=f'{PASS}\nowner = "no-such-user"'),
@@ -418,7 +459,7 @@ def test_what_a_directory_that_cannot_be_read_would_replace_does_not_count(tmp_p
         pytest.param(lambda path: path.symlink_to(path), "symbolic links", id="a link to itself"),
         pytest.param(lambda path: path.symlink_to("nowhere"), "No such file", id="a link to nothing"),
         pytest.param(
-            lambda path: path.write_bytes(b"#" * (links.MAX_FILE + 1)),
+            lambda path: path.write_bytes(b"#" * (directories.MAX_FILE + 1)),
             "at most 4194304",
             id="too large by one",
         ),

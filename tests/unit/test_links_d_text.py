@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpflinkd.config import pieces, place, table
+from bpflinkd.config import pieces, place, tables
+from bpflinkd.config.link_table import LINKS, Wanted
 from bpflinkd.config.place import Place
 
 PASS = 'program = { builtin = "pass" }'
@@ -34,13 +35,13 @@ def link(name: str) -> str:
     ],
 )
 def test_apart_and_whole_are_the_same(text: str) -> None:
-    found = pieces.read(text.encode())
+    found = pieces.read(text.encode(), LINKS)
     assert [fault for placed in found for fault in _sentences(placed)] == [
-        fault.sentence for fault in table.read(tomllib.loads(text))[1]
+        fault.sentence for fault in tables.read(tomllib.loads(text), LINKS)[1]
     ]
 
 
-def _sentences(placed: pieces.Placed) -> list[str]:
+def _sentences(placed: pieces.Placed[Wanted]) -> list[str]:
     return [fault.sentence for fault in placed.piece.faults]
 
 
@@ -61,11 +62,13 @@ def test_any_text_apart_means_what_it_means_whole(text: str) -> None:
         whole = None
     if whole is None:
         with pytest.raises(pieces.BadText):
-            pieces.read(text.encode())
+            pieces.read(text.encode(), LINKS)
         return
-    wanted, faults = table.read(whole)
-    found = pieces.read(text.encode())
-    assert [link.name for placed in found for link in placed.piece.links] == [link.name for link in wanted]
+    wanted, faults = tables.read(whole, LINKS)
+    found = pieces.read(text.encode(), LINKS)
+    assert [entry.wanted.name for placed in found for entry in placed.piece.entries] == [
+        link.name for link in wanted.values()
+    ]
     assert [sentence for placed in found for sentence in _sentences(placed)] == [
         fault.sentence for fault in faults
     ]

@@ -6,18 +6,18 @@ import pytest
 from bpflinkd.core import attach_types, plan
 from bpflinkd.core.actions import CreateLink, Promote, SaveDone, SaveIntent, StageProgram, SwapLink
 from bpflinkd.core.attach_types import ProgramType, by_name
+from bpflinkd.core.callers import Caller
 from bpflinkd.core.errors import (
     BadTarget,
     BpflinkdError,
     HookBusy,
     HookGone,
-    NotAuthorized,
     StaleGeneration,
     WrongProgramType,
 )
 from bpflinkd.core.ids import LinkId, ProgId
 from bpflinkd.core.model import LinkFacts, Occupant, Status
-from bpflinkd.core.requests import AttachRequest, Caller, ReplaceRequest
+from bpflinkd.core.requests import AttachRequest, ReplaceRequest
 from bpflinkd.core.targets import CgroupPlace, CgroupTarget
 from tests.unit.fakes import ETH0, HOOK, NOW, OTHER_HOOK, FakeProgram, info, record
 
@@ -88,10 +88,6 @@ def test_target_and_program_that_do_not_fit(
         plan.settle_target(target, program)
 
 
-def refuse_uid() -> None:
-    plan.authorize(Caller(uid=1000), "attach programs")
-
-
 def refuse_stale() -> None:
     plan.check_expected(record(3), 2)
 
@@ -121,7 +117,6 @@ def refuse_displaced() -> None:
 @pytest.mark.parametrize(
     ("refuse", "error", "says"),
     [
-        pytest.param(refuse_uid, NotAuthorized, "uid 1000", id="not root"),
         pytest.param(refuse_stale, StaleGeneration, "generation 3", id="a lost update"),
         pytest.param(refuse_gone, HookGone, "--wait", id="target gone"),
         pytest.param(refuse_busy, HookBusy, "bpf_link 5", id="hook busy"),

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from bpflinkd.core import attach_types
+from bpflinkd.core.callers import Actor, Unit, User
 from bpflinkd.core.errors import StorageFailed
-from bpflinkd.core.ids import ProgId
-from bpflinkd.core.model import Lifetime, Origin, Owner, Policy, Record
+from bpflinkd.core.ids import Micros, ProgId
+from bpflinkd.core.model import Confinement, Hold, Lifetime, Origin, Policy, Record
 from bpflinkd.core.ports import Stored
 from bpflinkd.core.sources import (
     Builtin,
@@ -202,9 +203,60 @@ def test_what_is_said_of_a_link_is_settled_without_a_generation(store: SqliteSto
     save(store, record())
     origin = Origin(file="/etc/bpflinkd/links.d/a.toml", template="t", program="builtin pass")
     after = replace(
-        record(), policy=Policy.YIELD, owner=Owner(uid=7), lifetime=Lifetime.EPHEMERAL, origin=origin
+        record(), policy=Policy.YIELD, owner=User(uid=7), lifetime=Lifetime.EPHEMERAL, origin=origin
     )
     store.settle(after)
+    (item,) = reopened(store)
+    assert item.record == after
+
+
+def test_who_and_why_and_how_are_kept(store: SqliteStore) -> None:
+    by = Actor(uid=812, pid=4711, unit="tw-agent.service", exe="/usr/bin/tw-agent")
+    made = replace(
+        record().generation,
+        by=by,
+        message="adopted from bpf_link 7",
+        confinement=Confinement(kernel_memory=True, maps=3, memory=4096),
+    )
+    hold = Hold(holder=":1.7", bus="ab", grace=Micros(5), fallback=Builtin(name="pass"))
+    owner = Unit(name="tw-agent.service")
+    before = replace(record(), owner=owner, generation=made, hold=hold, lifetime=Lifetime.OWNER)
+    save(store, before)
+    (item,) = reopened(store)
+    assert item.record == before
+    after = replace(before, hold=replace(hold, holder=":1.8"), owner=User(uid=5))
+    store.settle(after)
+    (item,) = reopened(store)
+    assert item.record == after
+
+
+def test_a_fallback_is_kept_as_long_as_the_link_may_need_it(store: SqliteStore) -> None:
+    hold = Hold(holder=":1.7", bus="ab", grace=Micros(5), fallback=StoredObject(sha256=SHA, program="after"))
+    made = replace(record(), hold=hold, lifetime=Lifetime.OWNER)
+    store.intend(made, None, b"fallback")
+    store.commit(made)
+    save(store, replace(made, generation=record(2, 2).generation))
+    assert store.image(SHA) == b"fallback"
+    store.remove(made.name)
+    assert store.image(SHA) is None
+
+
+def test_a_reboot_ends_what_lived_with_a_connection_unless_something_comes_after(
+    store: SqliteStore,
+) -> None:
+    store.begin_boot(BOOT)
+    hold = Hold(holder=":1.7", bus="ab", grace=Micros(5))
+    save(store, replace(record(), name="goes", hold=hold, lifetime=Lifetime.OWNER))
+    kept = replace(hold, fallback=Builtin(name="pass"))
+    save(store, replace(record(), name="stays", hold=kept, lifetime=Lifetime.OWNER))
+    assert store.begin_boot(NEXT_BOOT) == {"goes"}
+    assert [item.latest.name for item in reopened(store)] == ["stays"]
+
+
+def test_an_adoption_is_explained(store: SqliteStore) -> None:
+    save(store, replace(record(), hook=None))
+    after = replace(record(), generation=replace(record().generation, message="no gap"))
+    store.explain(after)
     (item,) = reopened(store)
     assert item.record == after
 
@@ -247,6 +299,8 @@ def test_the_state_of_an_older_release_is_taken_over(tmp_path: Path, version: in
     assert edge is not None
     assert (edge.policy, edge.generation.number, edge.hook) == (Policy.RESTORE, 2, record().hook)
     assert edge.origin == Origin()
+    assert (edge.owner, edge.generation.by) == (User(uid=0), Actor(uid=0))
+    assert (edge.hold, edge.generation.confinement, edge.generation.message) == (None, None, "")
     source = edge.generation.source
     assert isinstance(source, StoredObject)
     assert store.image(source.sha256) == b"foo"

@@ -1,19 +1,24 @@
 """The files for systemd and D-Bus, read by systemd's own tools; and what has to agree with the code."""
 
 import configparser
+import contextlib
+import os
 import re
 import shutil
 import subprocess
 import sys
-import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gi.repository import Gio, GLib
 
 from bpflinkd.config import Config
 from bpflinkd.config.settings import LONGEST_COMPILE
+from bpflinkd.dbus import contract
 from bpflinkd.kernel.helper import Limits
 from bpflinkd.systemd import fdstore
+from tests.unit.system_bus import AS_NOBODY, connect, system_bus
 
 UNITS = Path(__file__).parents[2] / "units"
 MOST_EXPOSED = 3.0
@@ -207,10 +212,100 @@ def test_the_bus_starts_the_unit_by_its_alias() -> None:
     assert activation["SystemdService"] == ini("bpflinkd.service")["Install"]["Alias"]
 
 
-def test_only_root_may_own_the_name() -> None:
-    policies = ET.parse(UNITS / "org.bpflinkd1.conf").getroot().findall("policy")
-    owners = {policy.get("user") for policy in policies if policy.find("allow[@own]") is not None}
-    assert owners == {"root"}
+@pytest.fixture(scope="module")
+def bus() -> Iterator[str]:
+    """A bus with Debian's policy and ours, and root's service on it."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, who alone may own the name")
+    with system_bus(UNITS / "org.bpflinkd1.conf") as address, contextlib.ExitStack() as stack:
+        service = connect(address)
+        stack.callback(service.close_sync, None)
+        names = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
+        wanted = GLib.Variant("(su)", ("org.bpflinkd1", 0))
+        flags = Gio.DBusCallFlags.NONE
+        owned = service.call_sync(*names, "RequestName", wanted, None, flags, 5000, None)
+        assert owned.unpack() == (1,)
+        service.add_filter(_echo)
+        yield address
+
+
+def _echo(service: Gio.DBusConnection, message: Gio.DBusMessage, incoming: bool) -> Gio.DBusMessage | None:
+    """Answer every call that gets through with its interface, and tell everybody."""
+    if not incoming or message.get_message_type() != Gio.DBusMessageType.METHOD_CALL:
+        return message
+    heard = GLib.Variant("(s)", (message.get_interface() or "none",))
+    reply = Gio.DBusMessage.new_method_reply(message)
+    reply.set_body(heard)
+    service.send_message(reply, Gio.DBusSendMessageFlags.NONE)
+    service.emit_signal(None, "/org/bpflinkd1", "org.bpflinkd1.Manager", "LinkAdded", heard)
+    return None
+
+
+def as_nobody(bus: str, *words: str) -> "subprocess.CompletedProcess[str]":
+    command = [*AS_NOBODY, "busctl", f"--address={bus}", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+
+
+def test_only_root_may_own_the_name(bus: str) -> None:
+    words = ("org.freedesktop.DBus", "/", "org.freedesktop.DBus", "RequestName", "su", "org.bpflinkd1", "0")
+    done = as_nobody(bus, "call", *words)
+    assert (done.returncode, done.stderr) == (1, "Call failed: Access denied\n")
+
+
+@pytest.mark.parametrize(
+    "interface",
+    [
+        contract.MANAGER,
+        contract.LINK,
+        contract.PROPERTIES,
+        contract.OBJECT_MANAGER,
+        "org.freedesktop.DBus.Introspectable",
+        "org.freedesktop.DBus.Peer",
+    ],
+)
+def test_everyone_may_call(bus: str, interface: str) -> None:
+    done = as_nobody(bus, "call", "org.bpflinkd1", "/org/bpflinkd1", interface, "Anything")
+    assert done.stdout == f's "{interface}"\n', done.stderr
+
+
+@pytest.mark.parametrize("interface", ["org.bpflinkd1.Other", "org.freedesktop.systemd1.Manager"])
+def test_nothing_else_gets_through(bus: str, interface: str) -> None:
+    done = as_nobody(bus, "call", "org.bpflinkd1", "/org/bpflinkd1", interface, "Anything")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "Call failed: Access denied\n")
+
+
+def test_everyone_hears_signals(bus: str) -> None:
+    code = (
+        "import sys; from gi.repository import Gio, GLib; f = Gio.DBusConnectionFlags\n"
+        "bus = Gio.DBusConnection.new_for_address_sync(sys.argv[1], f.AUTHENTICATION_CLIENT |"
+        " f.MESSAGE_BUS_CONNECTION, None, None)\n"
+        "loop = GLib.MainLoop()\n"
+        "bus.signal_subscribe(None, 'org.bpflinkd1.Manager', 'LinkAdded', None, None, 0,"
+        " lambda *heard: (print(heard[5].unpack()[0]), loop.quit()))\n"
+        "peer = ('org.bpflinkd1', '/org/bpflinkd1', 'org.freedesktop.DBus.Peer')\n"
+        "bus.call(*peer, 'Ping', None, None, 0, -1, None)\n"
+        "loop.run()"
+    )
+    done = subprocess.run(
+        [*AS_NOBODY, "/usr/bin/python3", "-c", code, bus],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert done.stdout == "org.freedesktop.DBus.Peer\n", done.stderr
+
+
+def test_what_is_installed_for_buses_and_polkit_is_uninstalled() -> None:
+    makefile = (UNITS.parent / "Makefile").read_text()
+    uninstall = makefile.partition("\nuninstall:")[2].partition("\nclean:")[0]
+    for place, name in (
+        ("POLICYDIR", "org.bpflinkd1.conf"),
+        ("ACTIVATIONDIR", "org.bpflinkd1.service"),
+        ("POLKITDIR", "org.bpflinkd1.policy"),
+    ):
+        assert f"install -m 644 units/{name} $(DESTDIR)$({place})/{name}" in makefile
+        assert f"$(DESTDIR)$({place})/{name}" in uninstall
 
 
 # Users and directories, made below a root of our own

@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bpflinkd.core import requests
+from bpflinkd.core.callers import Owner, Unit, User
 from bpflinkd.core.errors import BadOption, BadProgram, BadTarget, BpflinkdError
-from bpflinkd.core.ids import ProgId
+from bpflinkd.core.ids import Micros, ProgId
 from bpflinkd.core.model import Lifetime, Policy
+from bpflinkd.core.requests import HeldBy
 from bpflinkd.core.sources import Builtin, ObjectFile, PinnedProgram, ProgramById, ProgramFd, SourceFile
 from bpflinkd.core.targets import (
     CgroupPlace,
@@ -18,7 +21,7 @@ from bpflinkd.core.targets import (
     XdpMode,
     XdpTarget,
 )
-from bpflinkd.dbus import wire
+from bpflinkd.dbus import parse
 
 # What GLib.Variant.unpack() can make of a value in an a{sv}.
 VALUES = st.recursive(
@@ -62,11 +65,11 @@ DICTS = st.dictionaries(KEYS, VALUES, max_size=4)
     ],
 )
 def test_targets(given_words: dict[str, Any], parsed: object) -> None:
-    assert wire.wanted_target(given_words) == parsed
+    assert parse.wanted_target(given_words) == parsed
 
 
 def test_cgroup_with_attach_type() -> None:
-    parsed = wire.wanted_target({"cgroup": "/w", "attach_type": "cgroup_inet_egress"})
+    parsed = parse.wanted_target({"cgroup": "/w", "attach_type": "cgroup_inet_egress"})
     assert isinstance(parsed, CgroupTarget)
     assert parsed.attach_type.name == "egress"
 
@@ -84,7 +87,7 @@ def test_cgroup_with_attach_type() -> None:
     ],
 )
 def test_programs(given_words: dict[str, Any], parsed: object) -> None:
-    assert wire.wanted_program(given_words, lambda index: 100 + index) == parsed
+    assert parse.wanted_program(given_words, lambda index: 100 + index) == parsed
 
 
 @pytest.mark.parametrize(
@@ -100,32 +103,103 @@ def test_programs(given_words: dict[str, Any], parsed: object) -> None:
 )
 def test_programs_that_are_refused(words: dict[str, Any]) -> None:
     with pytest.raises(BadProgram, match="exactly one of"):
-        wire.wanted_program(words, lambda index: index)
+        parse.wanted_program(words, lambda index: index)
 
 
-def test_options() -> None:
-    assert wire.attach_options({}) == (Policy.ALERT, Lifetime.PINNED, False)
-    words: dict[str, Any] = {"policy": "yield", "lifetime": "ephemeral", "wait": True}
-    assert wire.attach_options(words) == (Policy.YIELD, Lifetime.EPHEMERAL, True)
-    with pytest.raises(BadOption, match="pinned, ephemeral"):
-        wire.attach_options({"lifetime": "owner"})
-    assert wire.replace_options({"expect": 7}) == 7
-    for wrong in ({"expect": True}, {"expect": "7"}, {"other": 1}):
+def attach_options(words: dict[str, Any]) -> parse.AttachOptions:
+    return parse.attach_options(words, lambda index: 100 + index, "bus-id")
+
+
+def test_options_of_attach() -> None:
+    plain = attach_options({})
+    assert (plain.policy, plain.lifetime, plain.wait) == (Policy.ALERT, Lifetime.PINNED, False)
+    assert (plain.owner, plain.force, plain.held) == (None, False, None)
+    chosen = attach_options({"policy": "yield", "lifetime": "ephemeral", "wait": True, "owner": {"uid": 7}})
+    assert (chosen.policy, chosen.lifetime, chosen.wait) == (Policy.YIELD, Lifetime.EPHEMERAL, True)
+    assert chosen.owner == User(uid=7)
+    with pytest.raises(BadOption, match="pinned, ephemeral, owner"):
+        attach_options({"lifetime": "for ever"})
+
+
+def test_a_link_lives_with_the_connection_that_asks() -> None:
+    assert attach_options({"lifetime": "owner"}).held == HeldBy(bus="bus-id")
+    after = attach_options({"lifetime": "owner", "grace": 5, "fallback": {"object": 1, "name": "f"}})
+    fallback = ObjectFile(fd=101, program="f")
+    assert after.held == HeldBy(bus="bus-id", grace=Micros(5), fallback=fallback)
+    wrong: dict[str, Any]
+    for wrong in ({"grace": -1}, {"grace": 10**15}, {"fallback": {}}, {"fallback": "pass"}):
+        with pytest.raises((BadOption, BadProgram)):
+            attach_options({"lifetime": "owner", **wrong})
+
+
+def test_options_of_replace_and_detach() -> None:
+    assert parse.replace_options({"expect": 7}) == (7, False)
+    assert parse.replace_options({"force": True}) == (None, True)
+    assert parse.detach_options({"force": True})
+    assert not parse.detach_options({})
+    for wrong in ({"expect": True}, {"expect": "7"}, {"other": 1}, {"force": 1}):
         with pytest.raises(BadOption):
-            wire.replace_options(wrong)
+            parse.replace_options(wrong)
+
+
+@pytest.mark.parametrize(
+    ("words", "owner"),
+    [
+        pytest.param({"uid": 812}, User(uid=812), id="a user"),
+        pytest.param({"unit": "tw-agent.service"}, Unit(name="tw-agent.service"), id="a unit"),
+        pytest.param({"unit": "a@b\\x2d.service"}, Unit(name="a@b\\x2d.service"), id="an escaped unit"),
+    ],
+)
+def test_owners(words: dict[str, Any], owner: Owner) -> None:
+    assert parse.transfer_to(words) == (owner, False)
+    assert parse.transfer_to({**words, "force": True}) == (owner, True)
+    assert requests.owner(str(owner)) == owner
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param({}, id="nobody"),
+        pytest.param({"uid": 1, "unit": "a.service"}, id="two at once"),
+        pytest.param({"uid": True}, id="no number"),
+        pytest.param({"uid": -1}, id="below zero"),
+        pytest.param({"uid": 2**32 - 1}, id="the uid that is nobody's"),
+        pytest.param({"unit": "a.slice"}, id="a slice, in which no process is"),
+        pytest.param({"unit": "../a.service"}, id="a path"),
+        pytest.param({"unit": "a\n.service"}, id="a newline"),
+        pytest.param({"unit": "a" * 300 + ".service"}, id="too long"),
+        pytest.param({"uid": 1, "force": 1}, id="a force that is no boolean"),
+    ],
+)
+def test_owners_that_are_refused(words: dict[str, Any]) -> None:
+    with pytest.raises(BadOption):
+        parse.transfer_to(words)
+
+
+def test_what_is_adopted() -> None:
+    assert parse.adopt_options(7, {})[:2] == (None, None)
+    assert parse.adopt_options(0, {"pin": "/sys/fs/bpf/x"}).pin == "/sys/fs/bpf/x"
+    assert parse.adopt_options(0, {"xdp": "eth0"}).interface == "eth0"
+    for number, words in ((0, {}), (7, {"pin": "/x"}), (0, {"pin": "/x", "xdp": "eth0"})):
+        with pytest.raises(BadOption, match="exactly one of"):
+            parse.adopt_options(number, words)
+    with pytest.raises(BadTarget):
+        parse.adopt_options(0, {"xdp": "a/b"})
 
 
 @given(DICTS)
 def test_any_dictionary_is_parsed_or_refused_by_name(words: dict[str, Any]) -> None:
-    for parse in (
-        wire.wanted_target,
-        lambda given_words: wire.wanted_program(given_words, lambda index: index),
-        wire.attach_options,
-        wire.replace_options,
-        wire.no_options,
+    for read in (
+        parse.wanted_target,
+        lambda given_words: parse.wanted_program(given_words, lambda index: index),
+        attach_options,
+        parse.replace_options,
+        parse.detach_options,
+        parse.transfer_to,
+        lambda given_words: parse.adopt_options(0, given_words),
     ):
         try:
-            parse(words)
+            read(words)
         except BpflinkdError as error:
             assert len(str(error)) < 2000
             assert isinstance(error, BadTarget | BadProgram | BadOption)

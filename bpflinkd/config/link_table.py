@@ -1,23 +1,21 @@
 """What a `[[link]]` table asks for, from the values that TOML has. Looks at nothing outside of them."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from bpflinkd.config.checks import NUMBER, TABLE, TEXT, Fault, Kind, meant, shown, typed, unknown
+from bpflinkd.config.checks import NUMBER, TABLE, TEXT, Fault, Kind, typed
+from bpflinkd.config.place import KeyPath
+from bpflinkd.config.tables import Form, TableReader
 from bpflinkd.core import names, patterns, written
+from bpflinkd.core.callers import Unit
 from bpflinkd.core.errors import BadName, BadTarget
 from bpflinkd.core.model import Lifetime, Policy
 from bpflinkd.core.patterns import CgroupPattern, InterfacePattern, Pattern
 from bpflinkd.core.sources import BUILTINS
 from bpflinkd.core.targets import WantedTarget, XdpMode
 
-_MOST_UID: Final = 2**32 - 2
-"""uid_t is 32 bits, and all of them set means none."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_Word = TypeVar("_Word", bound=StrEnum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +32,13 @@ class Asked:
 class Wanted:
     """A link that needs nothing but its files and its owner to be found."""
 
-    path: tuple[str, int]
-    """In the document: `("link", 0)`."""
     name: str
     target: WantedTarget | Pattern
     program: Asked
     policy: Policy
     lifetime: Lifetime
-    owner: str | int
+    owner: str | int | Unit
+    """A user by name or uid, or a unit."""
 
 
 _LINK_KEYS: Final = {
@@ -54,58 +51,37 @@ _LINK_KEYS: Final = {
     "program": TABLE,
     "policy": TEXT,
     "lifetime": TEXT,
-    "owner": Kind((str, int), "a user's name or a uid"),
+    "owner": Kind((str, int, dict), 'a user\'s name or a uid, or { unit = "NAME.service" }'),
 }
 _MATCH_KEYS: Final = dict.fromkeys(("name", "altname", "mac", "driver"), TEXT)
 _KINDS: Final = ("object", "source", "pin", "builtin", "kept", "kept-source")
 _PROGRAM_KEYS: Final = dict.fromkeys((*_KINDS, "name"), TEXT)
 _NAMED: Final = ("object", "source", "kept", "kept-source")
 """Kinds that can hold several programs."""
+_LIFETIMES: Final = {word.value: word for word in Lifetime if word is not Lifetime.OWNER}
 
 
-def read(document: Mapping[str, Any]) -> tuple[tuple[Wanted, ...], tuple[Fault, ...]]:
-    """All links that nothing is wrong with, and all that is wrong with the others."""
-    faults = [Fault((key,), unknown(key, ("link",), "a file")) for key in document if key != "link"]
-    tables = document.get("link", [])
-    if not isinstance(tables, list):
-        faults.append(Fault(("link",), "links are an array of tables; begin each with [[link]]"))
-        tables = []
-    links = []
-    for at, table in enumerate(tables):
-        if isinstance(table, dict):
-            reader = _Reader(table, ("link", at))
-            wanted = reader.link()
-            faults += reader.faults
-            if wanted is not None:
-                links.append(wanted)
-        else:
-            faults.append(Fault(("link", at), f"a link must be a table, not {shown(table)}"))
-    return tuple(links), tuple(faults)
+def read(table: dict[str, Any], path: KeyPath) -> tuple[Wanted | None, list[Fault]]:
+    """See `tables.Read`."""
+    reader = _Reader(table, path, _LINK_KEYS)
+    return reader.link(), reader.faults
 
 
-class _Reader:
-    """Reads one table, and notes all that is wrong with it."""
+LINKS: Final = Form("link", "links.d", read)
 
-    def __init__(self, table: dict[str, Any], path: tuple[str, int]) -> None:
-        self.faults: list[Fault] = []
-        self._path = path
-        self._given = table
-        self._values: dict[str, Any] = typed(table, _LINK_KEYS, "a link", path, self.faults)
 
+class _Reader(TableReader):
     def link(self) -> Wanted | None:
         """The link, unless something is wrong with it."""
         target = self._target()
         name = self._name(template=isinstance(target, InterfacePattern | CgroupPattern))
         program = self._program()
-        policy = self._word("policy", Policy, Policy.ALERT)
-        lifetime = self._word("lifetime", Lifetime, Lifetime.PINNED)
+        policy = self._word("policy", {word.value: word for word in Policy}, Policy.ALERT)
+        lifetime = self._lifetime()
         owner = self._owner()
         if self.faults or target is None or program is None:
             return None
-        return Wanted(self._path, name, target, program, policy, lifetime, owner)
-
-    def _fault(self, sentence: str, *keys: str) -> None:
-        self.faults.append(Fault((*self._path, *keys), sentence))
+        return Wanted(name, target, program, policy, lifetime, owner)
 
     def _name(self, *, template: bool) -> str:
         name: str = self._values.get("name", "")
@@ -220,24 +196,28 @@ class _Reader:
             )
         return Asked(key, values[key], name)
 
-    def _word(self, key: str, words: type[_Word], default: _Word) -> _Word:
-        text = self._values.get(key)
-        if text is None:
-            return default
-        try:
-            return words(text)
-        except ValueError:
-            known = ", ".join(words)
-            self._fault(f"{text[:80]!r} is not a {key}; {meant(text, words)}it is one of: {known}", key)
-            return default
+    def _lifetime(self) -> Lifetime:
+        if self._values.get("lifetime") == Lifetime.OWNER:
+            self._fault(
+                "the lifetime owner is for links that a D-Bus connection holds, and a file has none; "
+                "make it pinned or ephemeral",
+                "lifetime",
+            )
+            return Lifetime.OWNER
+        return self._word("lifetime", _LIFETIMES, Lifetime.PINNED)
 
-    def _owner(self) -> str | int:
-        owner: str | int = self._values.get("owner", 0)
-        if isinstance(owner, int) and not 0 <= owner <= _MOST_UID:
-            self._fault(f"{owner} is not a uid, a number from 0 to {_MOST_UID}", "owner")
-        elif owner == "":
-            self._fault("the owner is empty; give a user's name or a uid, or leave it out for root", "owner")
-        return owner
+    def _owner(self) -> str | int | Unit:
+        given = self._values.get("owner")
+        if isinstance(given, dict):
+            return self._owning_unit(given) or 0
+        owner = self._id("owner", "uid")
+        return 0 if owner is None else owner
+
+    def _owning_unit(self, table: dict[str, Any]) -> Unit | None:
+        values = typed(table, {"unit": TEXT}, "an owner", (*self._path, "owner"), self.faults)
+        if not table:
+            self._fault('the owner is empty; write { unit = "NAME.service" }', "owner")
+        return self._unit(values["unit"], "owner", "unit") if "unit" in values else None
 
 
 def _unfit(key: str, value: str) -> str:

@@ -1,57 +1,6 @@
-"""What a client gives and gets, typed. Imports nothing of GIO: a command line starts anew for every call."""
+"""What a client gets, typed. Imports nothing of GIO."""
 
-from typing import Any, NamedTuple, TypeAlias, TypedDict
-
-
-class XdpTarget(NamedTuple):
-    """An interface's XDP hook; the daemon chooses the mode where none is given."""
-
-    interface: str
-    mode: str | None = None
-
-
-class CgroupTarget(NamedTuple):
-    """A cgroup v2 directory; the program tells the attach type where none is given."""
-
-    path: str
-    attach_type: str | None = None
-
-
-class KprobeTarget(NamedTuple):
-    """A kernel function, or with `multi` a pattern of functions; where they begin or return."""
-
-    function: str
-    offset: int = 0
-    at_return: bool = False
-    multi: bool = False
-    cookie: int = 0
-
-
-Target: TypeAlias = XdpTarget | CgroupTarget | KprobeTarget
-
-
-class OpenSource(NamedTuple):
-    """An open file of C for bcc; the function's name may be left out where it holds one."""
-
-    fd: int
-    program: str | None = None
-
-
-class OpenObject(NamedTuple):
-    """An open ELF file; the program's name may be left out where it holds one."""
-
-    fd: int
-    program: str | None = None
-
-
-class Source(NamedTuple):
-    """A program that is known by a word or number: `pin` a path, `id` a kernel id, `builtin` a name."""
-
-    kind: str
-    value: str | int
-
-
-Program: TypeAlias = OpenObject | OpenSource | Source
+from typing import Any, NamedTuple, TypedDict
 
 
 class Row(NamedTuple):
@@ -60,7 +9,8 @@ class Row(NamedTuple):
     name: str
     target: str
     state: str
-    owner: int
+    owner: str
+    """As in `LinkProperties`."""
     generation: int
     program: str
     tag: str
@@ -100,20 +50,27 @@ class Event(NamedTuple):
 
 
 class LinkProperties(TypedDict):
-    """One link, as in the interface org.bpflinkd1.Link; structs are sequences."""
+    """One link, as in the interface org.bpflinkd1.Link; structs are sequences, times are microseconds."""
 
     Name: str
     Target: tuple[str, str, str]
     State: str
     Reason: str
     StateSince: int
-    Owner: int
+    Owner: str
+    """`user:812` or `unit:tw-agent.service`."""
     Policy: str
     Lifetime: str
+    Hold: dict[str, Any]
+    """For the lifetime `owner`: `holder` and `grace`; `fallback` and `until` where there are such."""
     Origin: tuple[str, str]
     Created: int
     Generation: int
     GenerationSince: int
+    By: tuple[int, int, str, str]
+    """Who made this generation: uid, pid, systemd unit, executable; 0 or empty where it is not known."""
+    Message: str
+    """Why it was made, in words; often empty."""
     Program: tuple[int, str, str, str]
     Source: tuple[str, str]
     Running: dict[str, Any]

@@ -1,0 +1,126 @@
+"""Where a program comes from, as a client says it, and how its file travels."""
+
+# ruff: noqa: PLC0415  # limits are known where there is a file to send
+
+import errno
+import fcntl
+import os
+import stat
+from typing import Final, NamedTuple, TypeAlias
+
+from bpflinkd.client.errors import BadInput
+
+_SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+_CHUNK: Final = 1 << 20
+
+File: TypeAlias = str | os.PathLike[str] | bytes
+"""The path of a file, or the file itself as bytes."""
+
+
+class Object(NamedTuple):
+    """An ELF object; the program's name may be left out where it holds one."""
+
+    file: File
+    program: str | None = None
+
+
+class CSource(NamedTuple):
+    """C for bcc, which the daemon compiles; the function's name may be left out where it holds one."""
+
+    file: File
+    program: str | None = None
+
+
+class Pinned(NamedTuple):
+    """A program that is pinned on a bpffs. The daemon opens it, so it is for root."""
+
+    path: str
+
+
+class ProgramId(NamedTuple):
+    """A loaded program, by its kernel id. For root, as a pin."""
+
+    id: int
+
+
+class ProgramFd(NamedTuple):
+    """A loaded program, by a descriptor of it. It stays the caller's, who may close it after the call."""
+
+    fd: int
+
+
+class Builtin(NamedTuple):
+    """A program that ships with bpflinkd. `pass` lets everything through."""
+
+    name: str
+
+
+Program: TypeAlias = Object | CSource | Pinned | ProgramId | ProgramFd | Builtin
+
+
+def sealed(source: Object | CSource) -> int:
+    """Copy a file into a memfd that nobody can change any more; its descriptor is the caller's to close.
+
+    The daemon takes nothing else from a caller that is not root: what it has checked must be what it loads.
+
+    Raises:
+        BadInput: the file cannot be opened, is not a regular file, or is too large.
+        OSError: there is no memory for the copy.
+    """
+    from bpflinkd.core.sources import MAX_OBJECT, MAX_SOURCE
+
+    is_object = isinstance(source, Object)
+    what, limit = ("object", MAX_OBJECT) if is_object else ("source", MAX_SOURCE)
+    copy = os.memfd_create(f"bpflinkd-{what}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        size = _fill(copy, source.file, what, limit + 1)
+        if size > limit:
+            raise BadInput(
+                f"{_named(source.file, what)} is larger than {limit >> 20} MiB, which is the limit"
+            )
+        os.lseek(copy, 0, os.SEEK_SET)
+        fcntl.fcntl(copy, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(copy)
+        raise
+    return copy
+
+
+def _fill(copy: int, file: File, what: str, most: int) -> int:
+    """Write at most so many bytes of the file; returns how many it were."""
+    if isinstance(file, bytes):
+        with open(copy, "wb", closefd=False) as memory:
+            return memory.write(file[:most])
+    opened = _open(file, what)
+    size = 0
+    try:
+        while size < most and (sent := os.sendfile(copy, opened, None, min(_CHUNK, most - size))):
+            size += sent
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise BadInput(f"{_named(file, what)} cannot be read: {error.strerror}") from None
+    finally:
+        os.close(opened)
+    return size
+
+
+def _open(file: str | os.PathLike[str], what: str) -> int:
+    try:
+        # Without O_NONBLOCK a FIFO would make us wait for its writer.
+        opened = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise BadInput(f"{_named(file, what)} cannot be opened: {error.strerror}") from None
+    except ValueError as error:
+        raise BadInput(f"{_named(file, what)} cannot be opened: {error}") from None
+    mode = os.fstat(opened).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(opened)
+        found = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+        such_as = "an ELF object such as filter.bpf.o" if what == "object" else "C for bcc such as filter.c"
+        raise BadInput(f"{_named(file, what)} is {found}; give {such_as}")
+    return opened
+
+
+def _named(file: File, what: str) -> str:
+    return f"the {what}" if isinstance(file, bytes) else f"the {what} file {os.fspath(file)}"

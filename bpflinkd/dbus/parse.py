@@ -1,0 +1,206 @@
+"""What travels on the bus as the core's types. Nothing untyped gets past here."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from bpflinkd.core import requests
+from bpflinkd.core.callers import Owner
+from bpflinkd.core.errors import BadOption, BadProgram, BadTarget
+from bpflinkd.core.ids import ProgId
+from bpflinkd.core.model import Lifetime, Policy
+from bpflinkd.core.requests import HeldBy
+from bpflinkd.core.sources import (
+    Builtin,
+    ObjectFile,
+    PinnedProgram,
+    ProgramById,
+    ProgramFd,
+    SourceFile,
+    WantedProgram,
+)
+from bpflinkd.core.targets import WantedTarget
+
+Dict: TypeAlias = Mapping[str, Any]
+Fds: TypeAlias = Callable[[int], int]
+"""From the index in a message to an open descriptor."""
+
+_U32_MAX: Final = 2**32 - 1
+
+
+def wanted_target(given: Dict) -> WantedTarget:
+    """Parse a target. `BadTarget` says what is wrong with it."""
+    match dict(given):
+        case {"xdp": str(interface), **rest} if _only(rest, {"mode": str}):
+            return requests.xdp_target(interface, rest.get("mode", "auto"))
+        case {"cgroup": str(path), **rest} if _only(rest, {"attach_type": str}):
+            return requests.cgroup_target(path, rest.get("attach_type"))
+        case {"kprobe": str(symbol), **rest} if _only(rest, {"offset": int, "cookie": int}):
+            return requests.kprobe_target(symbol, **rest)
+        case {"kretprobe": str(symbol), **rest} if _only(rest, {"cookie": int}):
+            return requests.kprobe_target(symbol, at_return=True, **rest)
+        case {"kprobe-multi": str(pattern), **rest} if _only(rest, {"cookie": int}):
+            return requests.kprobe_multi_target(pattern, **rest)
+        case {"kretprobe-multi": str(pattern), **rest} if _only(rest, {"cookie": int}):
+            return requests.kprobe_multi_target(pattern, at_return=True, **rest)
+    raise BadTarget(
+        "the target must be one of {'xdp': interface, 'mode': mode}, {'cgroup': path, 'attach_type': type}, "
+        "{'kprobe': function, 'offset': number, 'cookie': number}, {'kretprobe': function, "
+        "'cookie': number}, {'kprobe-multi': pattern, 'cookie': number} and "
+        "{'kretprobe-multi': pattern, 'cookie': number}; "
+        f"got the keys: {_keys(given)}"
+    )
+
+
+def wanted_program(given: Dict, fds: Fds) -> WantedProgram:
+    """Parse a program source. `BadProgram` says what is wrong with it."""
+    match dict(given):
+        case {"object": int(index), **rest} if _only(rest, {"name": str}):
+            return ObjectFile(fd=fds(index), program=rest.get("name"))
+        case {"source": int(index), **rest} if _only(rest, {"name": str}):
+            return SourceFile(fd=fds(index), program=rest.get("name"))
+        case {"pin": str(path), **rest} if not rest:
+            return PinnedProgram(path=path)
+        case {"id": int(number), **rest} if not rest and _is_number(number) and 0 < number <= _U32_MAX:
+            return ProgramById(id=ProgId(number))
+        case {"fd": int(index), **rest} if not rest:
+            return ProgramFd(fd=fds(index))
+        case {"builtin": str(name), **rest} if not rest:
+            return Builtin(name=name)
+    raise BadProgram(
+        "the program must be exactly one of {'object': fd, 'name': string}, {'source': fd, 'name': string}, "
+        f"{{'pin': path}}, {{'id': number}}, {{'fd': fd}}, {{'builtin': name}}; got the keys: {_keys(given)}"
+    )
+
+
+class AttachOptions(NamedTuple):
+    """What may be said of a new link."""
+
+    policy: Policy
+    lifetime: Lifetime
+    wait: bool
+    owner: Owner | None
+    force: bool
+    held: HeldBy | None
+
+
+def attach_options(given: Dict, fds: Fds, bus: str) -> AttachOptions:
+    """Parse them, or `BadOption`. `bus` is the id of the bus that the caller is on."""
+    _check_options(
+        given,
+        {
+            "policy": str,
+            "lifetime": str,
+            "wait": bool,
+            "owner": dict,
+            "force": bool,
+            "grace": int,
+            "fallback": dict,
+        },
+    )
+    lifetime = requests.lifetime(given.get("lifetime", Lifetime.PINNED))
+    held = None
+    if lifetime is Lifetime.OWNER or "grace" in given or "fallback" in given:
+        held = HeldBy(
+            bus=bus,
+            grace=requests.grace(given.get("grace", requests.GRACE)),
+            fallback=wanted_program(given["fallback"], fds) if "fallback" in given else None,
+        )
+    return AttachOptions(
+        policy=requests.policy(given.get("policy", Policy.ALERT)),
+        lifetime=lifetime,
+        wait=given.get("wait", False),
+        owner=wanted_owner(given["owner"]) if "owner" in given else None,
+        force=given.get("force", False),
+        held=held,
+    )
+
+
+class ReplaceOptions(NamedTuple):
+    """What may be said of a replace."""
+
+    expect: int | None
+    """The generation that the caller expects."""
+    force: bool
+
+
+def replace_options(given: Dict) -> ReplaceOptions:
+    """Parse them, or `BadOption`."""
+    _check_options(given, {"expect": int, "force": bool})
+    return ReplaceOptions(given.get("expect"), given.get("force", False))
+
+
+def detach_options(given: Dict) -> bool:
+    """Whether an administrator overrides the owner; or `BadOption`."""
+    _check_options(given, {"force": bool})
+    force: bool = given.get("force", False)
+    return force
+
+
+class AdoptOptions(NamedTuple):
+    """What is adopted where no id says it, and what may be said of the new link."""
+
+    pin: str | None
+    interface: str | None
+    policy: Policy
+    owner: Owner | None
+    force: bool
+
+
+def adopt_options(link_id: int, given: Dict) -> AdoptOptions:
+    """Parse them, or `BadOption`."""
+    _check_options(given, {"pin": str, "xdp": str, "policy": str, "owner": dict, "force": bool})
+    if (link_id != 0) + ("pin" in given) + ("xdp" in given) != 1:
+        raise BadOption(
+            "say what to adopt by exactly one of: the id of a bpf_link, or with the id 0 the option 'pin', a "
+            "path, or 'xdp', an interface"
+        )
+    return AdoptOptions(
+        pin=given.get("pin"),
+        interface=requests.xdp_target(given["xdp"]).interface if "xdp" in given else None,
+        policy=requests.policy(given.get("policy", Policy.ALERT)),
+        owner=wanted_owner(given["owner"]) if "owner" in given else None,
+        force=given.get("force", False),
+    )
+
+
+def wanted_owner(given: Dict) -> Owner:
+    """Parse an owner, or `BadOption`."""
+    match dict(given):
+        case {"uid": int(uid), **rest} if not rest and _is_number(uid):
+            return requests.user(uid)
+        case {"unit": str(name), **rest} if not rest:
+            return requests.unit(name)
+    raise BadOption(
+        f"an owner is one of {{'uid': number}} and {{'unit': name}}; got the keys: {_keys(given)}"
+    )
+
+
+def transfer_to(given: Dict) -> tuple[Owner, bool]:
+    """The new owner, and whether an administrator overrides the old one; or `BadOption`."""
+    force = given.get("force", False)
+    if not isinstance(force, bool):
+        raise BadOption("the option 'force' must be of type bool")
+    return wanted_owner({key: value for key, value in given.items() if key != "force"}), force
+
+
+def _is_number(value: int) -> bool:
+    """To Python True is a number."""
+    return not isinstance(value, bool)
+
+
+def _only(rest: Dict, allowed: Mapping[str, type]) -> bool:
+    return all(key in allowed and isinstance(value, allowed[key]) for key, value in rest.items())
+
+
+def _check_options(given: Dict, allowed: Mapping[str, type]) -> None:
+    for key, value in given.items():
+        if key not in allowed:
+            known = ", ".join(allowed) or "none"
+            raise BadOption(f"there is no option {key[:80]!r} here; known options: {known}")
+        wrong_bool = isinstance(value, bool) and allowed[key] is not bool
+        if not isinstance(value, allowed[key]) or wrong_bool:
+            raise BadOption(f"the option {key!r} must be of type {allowed[key].__name__}")
+
+
+def _keys(given: Dict) -> str:
+    return ", ".join(repr(key[:40]) for key in list(given)[:8]) or "none"

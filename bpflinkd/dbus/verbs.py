@@ -1,0 +1,287 @@
+"""The methods that change something, or look where not everybody may.
+
+Who asks is found out first, the work is the worker's, and the answer follows when it is done.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+from gi.repository import GLib
+
+from bpflinkd.core.access import Unsanctioned
+from bpflinkd.core.callers import Caller
+from bpflinkd.core.checks import Checked, Loaded
+from bpflinkd.core.declarer import Outcome
+from bpflinkd.core.errors import BpflinkdError, NotAuthorized
+from bpflinkd.core.manager import Manager
+from bpflinkd.core.model import Feature, LinkView
+from bpflinkd.core.requests import (
+    AdoptRequest,
+    AttachRequest,
+    DetachRequest,
+    ReplaceRequest,
+    TransferRequest,
+)
+from bpflinkd.core.sources import ObjectFile, ObjectImage, SourceFile, SourceText, WantedProgram
+from bpflinkd.dbus import contract, parse, wire
+from bpflinkd.dbus.polkit import Polkit
+from bpflinkd.dbus.wrapper import Call, Handlers
+
+Done: TypeAlias = Callable[[Any, BaseException | None], None]
+
+
+class Submit(Protocol):
+    """Queue work for the worker; `done(result, error)` is called on the main loop."""
+
+    def __call__(self, work: Callable[[], Any], done: Done) -> None: ...
+
+
+class Reload(Protocol):
+    """Apply what the files say now; `done` is called on the main loop."""
+
+    def __call__(self, done: Callable[[Outcome | None, BaseException | None], None]) -> None: ...
+
+
+class Verbs:
+    """The methods of the Manager that go to the worker."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        submit: Submit,
+        submit_slow: Submit,
+        reload: Reload,
+        polkit: Polkit,
+        bus: str,
+    ) -> None:
+        """`submit_slow` is for what takes seconds and touches no link: compiling. `bus` is the bus's id."""
+        self._manager = manager
+        self._submit = submit
+        self._submit_slow = submit_slow
+        self._apply = reload
+        self._polkit = polkit
+        self._bus = bus
+
+    @property
+    def handlers(self) -> Handlers:
+        """By interface and method."""
+        methods = {
+            "Attach": self._attach,
+            "Replace": self._replace,
+            "Detach": self._detach,
+            "Transfer": self._transfer,
+            "Claim": self._claim,
+            "Adopt": self._adopt,
+            "Reload": self._reload,
+            "ProgramFile": self._program_file,
+            "ListForeign": self._list_foreign,
+            "Features": self._features,
+        }
+        return {(contract.MANAGER, name): handler for name, handler in methods.items()}
+
+    def _attach(self, call: Call) -> None:
+        name, target, program, options = call.arguments
+        chosen = parse.attach_options(options, call.fd, self._bus)
+        wanted = parse.wanted_target(target)
+        source = parse.wanted_program(program, call.fd)
+
+        def request(caller: Caller) -> AttachRequest:
+            return AttachRequest(caller=caller, name=name, target=wanted, program=source, **chosen._asdict())
+
+        def check(caller: Caller) -> Checked:
+            return self._manager.check_attach(request(caller))
+
+        def attach(caller: Caller, loaded: Loaded | None) -> LinkView:
+            return self._manager.attach(request(caller), loaded)
+
+        self._put(call, source, check, attach, _path)
+
+    def _replace(self, call: Call) -> None:
+        name, program, options = call.arguments
+        chosen = parse.replace_options(options)
+        source = parse.wanted_program(program, call.fd)
+
+        def request(caller: Caller) -> ReplaceRequest:
+            return ReplaceRequest(caller=caller, name=name, program=source, **chosen._asdict())
+
+        def generation(view: LinkView) -> GLib.Variant:
+            return GLib.Variant("(t)", (view.record.generation.number,))
+
+        def check(caller: Caller) -> Checked:
+            return self._manager.check_replace(request(caller))
+
+        def replace(caller: Caller, loaded: Loaded | None) -> LinkView:
+            return self._manager.replace(request(caller), loaded)
+
+        self._put(call, source, check, replace, generation)
+
+    def _detach(self, call: Call) -> None:
+        name, options = call.arguments
+        force = parse.detach_options(options)
+        self._change(
+            call,
+            lambda caller: self._manager.detach(DetachRequest(caller=caller, name=name, force=force)),
+            _nothing,
+        )
+
+    def _transfer(self, call: Call) -> None:
+        name, given = call.arguments
+        owner, force = parse.transfer_to(given)
+
+        def work(caller: Caller) -> None:
+            request = TransferRequest(caller=caller, name=name, owner=owner, force=force)
+            self._manager.ownership.transfer(request)
+
+        self._change(call, work, _nothing)
+
+    def _claim(self, call: Call) -> None:
+        (name,) = call.arguments
+        self._change(call, lambda caller: self._manager.ownership.claim(caller, name, self._bus), _nothing)
+
+    def _adopt(self, call: Call) -> None:
+        link_id, name, options = call.arguments
+        chosen = parse.adopt_options(link_id, options)
+
+        def work(caller: Caller) -> LinkView:
+            request = AdoptRequest(caller=caller, name=name, link_id=link_id or None, **chosen._asdict())
+            return self._manager.adoption.adopt(request)
+
+        self._change(call, work, _path)
+
+    def _reload(self, call: Call) -> None:
+        def told(outcome: Outcome | None, error: BaseException | None) -> None:
+            if outcome is None:
+                call.fail(error or NotAuthorized("the reload came to no end"))
+            else:
+                call.answer(wire.outcome(outcome))
+
+        self._authorized(call, self._manager.check_reload, lambda _caller, _result: self._apply(told))
+
+    def _program_file(self, call: Call) -> None:
+        (name,) = call.arguments
+
+        def answer(_caller: Caller, file: ObjectImage | SourceText) -> None:
+            kind = "object" if isinstance(file, ObjectImage) else "source"
+            call.answer_file(GLib.Variant("(hss)", (0, kind, file.program)), file.data)
+
+        self._authorized(call, lambda caller: self._manager.program_file(caller, name), answer)
+
+    def _list_foreign(self, call: Call) -> None:
+        def reply(found: Any) -> GLib.Variant:
+            return GLib.Variant.new_tuple(wire.foreign(found))
+
+        self._change(call, self._manager.list_foreign, reply)
+
+    def _features(self, call: Call) -> None:
+        def reply(found: tuple[Feature, ...]) -> GLib.Variant:
+            return GLib.Variant("(a(sbs))", ([(f.name, not f.lacks, f.lacks) for f in found],))
+
+        self._change(call, lambda _caller: self._manager.features(), reply)
+
+    # How they are done
+
+    def _put(
+        self,
+        call: Call,
+        source: WantedProgram,
+        check: Callable[[Caller], Checked],
+        work: Callable[[Caller, Loaded | None], Any],
+        reply: Callable[[Any], GLib.Variant | None],
+    ) -> None:
+        """Do the work. What another process loads is checked and loaded before, on a thread of its own: other
+        changes go on meanwhile."""
+
+        def answer(result: Any) -> None:
+            call.answer(reply(result))
+
+        def go_on(caller: Caller, checked: Checked | None) -> None:
+            def put(program: Any) -> None:
+                assert checked is not None
+                loaded = Loaded(program, checked.confined)
+                self._submit(lambda: work(caller, loaded), _then(call, answer))
+
+            if checked is None:
+                self._submit(lambda: work(caller, None), _then(call, answer))
+            else:
+                self._submit_slow(lambda: self._manager.load(source, checked), _then(call, put))
+
+        def begin(caller: Caller) -> Checked | None:
+            checked = check(caller)
+            confined = checked.confined is not None and isinstance(source, ObjectFile)
+            return checked if confined or isinstance(source, SourceFile) else None
+
+        def straight(caller: Caller) -> Any:
+            return work(caller, None)
+
+        caller = _caller(call)
+        if caller.uid == 0 and not isinstance(source, SourceFile):
+            self._attempt(call, caller, straight, lambda _caller, result: answer(result))
+        else:
+            self._attempt(call, caller, begin, go_on)
+
+    def _change(
+        self, call: Call, work: Callable[[Caller], Any], reply: Callable[[Any], GLib.Variant | None]
+    ) -> None:
+        """Find the caller, do the work on the worker, answer when it is done."""
+        self._authorized(call, work, lambda _caller, result: call.answer(reply(result)))
+
+    def _authorized(
+        self, call: Call, work: Callable[[Caller], Any], go_on: Callable[[Caller, Any], None]
+    ) -> None:
+        self._attempt(call, _caller(call), work, go_on)
+
+    def _attempt(
+        self,
+        call: Call,
+        caller: Caller,
+        work: Callable[[Caller], Any],
+        go_on: Callable[[Caller, Any], None],
+    ) -> None:
+        """Do the work. Where it is refused unless polkit allows it, ask polkit and do it again: every rule is
+        looked at anew, as the world may be another one by then."""
+
+        def asked(action: Any, refusal: BpflinkdError, allowed: bool) -> None:
+            if allowed:
+                self._attempt(call, caller.sanctioned(action), work, go_on)
+            else:
+                call.fail(refusal)
+
+        def done(result: Any, error: BaseException | None) -> None:
+            if isinstance(error, Unsanctioned):
+                action, refusal = error.action, error.refusal
+                self._polkit.check(
+                    call.sender, action, call.interactive, lambda allowed: asked(action, refusal, allowed)
+                )
+            elif error is not None:
+                call.fail(error)
+            else:
+                go_on(caller, result)
+
+        self._submit(lambda: work(caller), done)
+
+
+def _caller(call: Call) -> Caller:
+    assert call.caller is not None, "nobody is admitted unknown"
+    return call.caller
+
+
+def _then(call: Call, go_on: Callable[[Any], None]) -> Done:
+    """Go on with the result, or answer with the error."""
+
+    def done(result: Any, error: BaseException | None) -> None:
+        if isinstance(error, Unsanctioned):
+            call.fail(error.refusal)  # the rules changed since the first look
+        elif error is not None:
+            call.fail(error)
+        else:
+            go_on(result)
+
+    return done
+
+
+def _path(view: LinkView) -> GLib.Variant:
+    return GLib.Variant("(o)", (wire.path_of(view.record.name),))
+
+
+def _nothing(_result: Any) -> None:
+    return None

@@ -1,0 +1,165 @@
+"""Coming by programs, wherever they are from: which way each source of each caller goes."""
+
+import os
+from pathlib import Path
+from typing import assert_never
+
+from bpflinkd.core.attach_types import AttachType
+from bpflinkd.core.errors import BadProgram, BadTarget, HookGone, NotSupported
+from bpflinkd.core.model import Confinement
+from bpflinkd.core.sources import (
+    Builtin,
+    ObjectFile,
+    ObjectImage,
+    PinnedProgram,
+    ProgramById,
+    ProgramFd,
+    Source,
+    SourceFile,
+    SourceText,
+    StoredObject,
+    StoredSource,
+    WantedProgram,
+)
+from bpflinkd.core.targets import CgroupPlace, Target, WantedTarget, XdpMode, XdpTarget
+from bpflinkd.kernel import compile as compiler
+from bpflinkd.kernel import objects, program, xdp
+from bpflinkd.kernel.helper import Limits
+from bpflinkd.kernel.program import HeldProgram
+
+
+class ProgramOpener:
+    """Loads and finds programs. What is root's is loaded here, what is not in a process of its own."""
+
+    def __init__(self, limits: Limits, compiler_socket: Path | None) -> None:
+        """
+        Args:
+            limits: for each compile of C, and for each load of an object that is not root's.
+            compiler_socket: where the processes for both wait to be asked; None: each is started as a child.
+        """
+        self._limits = limits
+        self._compiler_socket = compiler_socket
+
+    def open(
+        self,
+        wanted: WantedProgram,
+        target: WantedTarget,
+        *,
+        given: bool = False,
+        confined: Confinement | None = None,
+    ) -> HeldProgram:
+        """Load or find a program; see `core.ports.Kernel.open_program`."""
+        sealed = confined is not None
+        match wanted:
+            case ObjectFile(fd=fd, program=name):
+                data = objects.read_object(fd, sealed=sealed)
+                return self._load(data, name, target, confined, given=given)
+            case ObjectImage(data=data, program=name):
+                return self._load(data, name, target, confined, given=given)
+            case SourceFile(fd=fd, program=name):
+                return self._compile(compiler.read_source(fd, sealed=sealed), name, target, confined)
+            case SourceText(data=data, program=name):
+                return self._compile(data, name, target, confined)
+            case PinnedProgram(path=path):
+                assert confined is None
+                return program.from_pin(path, wanted)
+            case ProgramById(id=prog_id):
+                assert confined is None
+                return program.from_id(prog_id, wanted)
+            case ProgramFd(fd=fd):
+                program.require_program_fd(fd, "the descriptor")
+                return HeldProgram(os.dup(fd), ProgramFd())
+            case Builtin():
+                attach_type = _attach_type(target)
+                if attach_type is None:
+                    raise BadTarget(
+                        f"{wanted} fits every attach type of {target}; choose one with --attach-type"
+                    )
+                return objects.load_builtin(wanted, attach_type)
+            case _:
+                assert_never(wanted)
+
+    def _load(
+        self,
+        image: bytes,
+        name: str | None,
+        target: WantedTarget,
+        confined: Confinement | None,
+        *,
+        given: bool,
+    ) -> HeldProgram:
+        attach_type, ifindex = _attach_type(target), _device(target)
+        if confined is None:
+            return objects.load(image, name, attach_type, given=given, ifindex=ifindex)
+        if ifindex:
+            raise NotSupported(
+                f"a program for {target} would be loaded onto the device, which only root's can be; "
+                "use another mode of XDP"
+            )
+        return objects.load_confined(
+            image,
+            name,
+            attach_type,
+            confined,
+            given=given,
+            limits=self._limits,
+            compiler_socket=self._compiler_socket,
+        )
+
+    def _compile(
+        self, source: bytes, name: str | None, target: WantedTarget, confined: Confinement | None
+    ) -> HeldProgram:
+        attach_type = _attach_type(target)
+        if attach_type is None:
+            raise BadTarget(f"C source does not say where on {target} it belongs; choose with --attach-type")
+        compiler.check_source(source)
+        return compiler.compile_source(
+            source,
+            name,
+            attach_type,
+            confined=confined,
+            limits=self._limits,
+            compiler_socket=self._compiler_socket,
+        )
+
+    def reload(
+        self, source: Source, image: bytes | None, target: Target, confined: Confinement | None = None
+    ) -> HeldProgram:
+        """Load a program again; see `core.ports.Kernel.reload_program`."""
+        attach_type = _attach_type(target)
+        match source:
+            case StoredObject(program=name) if image is not None:
+                return self._load(image, name, target, confined, given=True)
+            case StoredSource(program=name) if image is not None:
+                return self._compile(image, name, target, confined)
+            case Builtin() if attach_type is not None:
+                return objects.load_builtin(source, attach_type)
+            case PinnedProgram(path=path):
+                assert confined is None
+                # Whoever pinned it does so again after a reboot: it must be of the same kind then.
+                pinned = program.from_pin(path, source)
+                if attach_type is not None and pinned.fits(attach_type):
+                    return pinned
+                pinned.close()
+                raise BadProgram(f"the program at {path} does not fit {target} any more")
+            case _:
+                raise BadProgram(
+                    f"the program came from {source}, is not loaded any more and cannot be loaded "
+                    "again from there; replace it with one that can"
+                )
+
+
+def _attach_type(target: WantedTarget) -> AttachType | None:
+    return None if isinstance(target, CgroupPlace) else target.attach_type
+
+
+def _device(target: WantedTarget) -> int:
+    """The device that an offloaded program must be loaded onto; 0 for the host."""
+    if not isinstance(target, XdpTarget) or target.mode is not XdpMode.OFFLOAD:
+        return 0
+    hook = xdp.hook(target.interface)
+    if hook is None:
+        raise HookGone(
+            f"there is no interface {target.interface!r}, and an offloaded program is loaded onto it"
+        )
+    return hook.ifindex
