@@ -212,7 +212,7 @@ class Client:
 
     def links(self) -> list[LinkProperties]:
         """Every link with all its properties, by name."""
-        (objects,) = self._call(ROOT, OBJECT_MANAGER, "GetManagedObjects")
+        (objects,), _ = self._exchange(ROOT, OBJECT_MANAGER, "GetManagedObjects")
         found = [interfaces[LINK] for interfaces in objects.values() if LINK in interfaces]
         return sorted(found, key=lambda link: cast(str, link["Name"]))
 
@@ -261,7 +261,7 @@ class Client:
     def _manager(
         self, method: str, signature: str = "()", arguments: tuple[Any, ...] = (), *, long: bool = False
     ) -> Any:
-        return self._call(ROOT, MANAGER, method, GLib.Variant(signature, arguments), long=long)
+        return self._exchange(ROOT, MANAGER, method, GLib.Variant(signature, arguments), long=long)[0]
 
     def _put(
         self,
@@ -276,25 +276,14 @@ class Client:
         return self._exchange(ROOT, MANAGER, method, body, files, long=long)[0][0]
 
     def _get_all(self, path: str, interface: str) -> Any:
-        return self._call(path, PROPERTIES, "GetAll", GLib.Variant("(s)", (interface,)))[0]
-
-    def _call(
-        self,
-        path: str,
-        interface: str,
-        method: str,
-        arguments: GLib.Variant | None = None,
-        *,
-        long: bool = False,
-    ) -> Any:
-        return self._exchange(path, interface, method, arguments, long=long)[0]
+        return self._exchange(path, PROPERTIES, "GetAll", GLib.Variant("(s)", (interface,)))[0][0]
 
     def _exchange(
         self,
         path: str,
         interface: str,
         method: str,
-        arguments: GLib.Variant | None,
+        arguments: GLib.Variant | None = None,
         files: Gio.UnixFDList | None = None,
         *,
         long: bool = False,
