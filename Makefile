@@ -8,22 +8,26 @@ DESTDIR ?=
 # What Debian has and PyPI has not, or has under other names; clang compiles our BPF C.
 # The last line is for the examples of docs/client.md.
 PACKAGES := python3-venv python3-gi python3-pydbus python3-systemd gir1.2-json-1.0 libbpf1 \
-	python3-bpfcc libbpf-dev linux-libc-dev clang dbus iproute2 bpftool xdp-tools util-linux bsdutils systemd strace \
-	pkg-config libsystemd-dev golang-go golang-dbus-dev golang-golang-x-sys-dev
+	python3-bpfcc libbpf-dev linux-libc-dev clang dbus iproute2 bpftool xdp-tools util-linux bsdutils systemd strace
+# What tests use besides: polkit, and the other languages that clients are written in.
+TEST_PACKAGES := polkitd pkg-config libsystemd-dev golang-go golang-dbus-dev golang-golang-x-sys-dev
 # What boots other kernels: virtme-ng itself comes from PyPI.
 GUEST_PACKAGES := qemu-system-x86 udev kmod file mmdebstrap e2fsprogs
 STAMP := .venv/built
 
 .DEFAULT_GOAL := help
-.PHONY: help build packages guest-packages integration demo test check unit kernel bench bench-guest install uninstall clean format
+.PHONY: help build packages test-packages guest-packages integration demo test check unit kernel bench bench-guest install uninstall clean format
 
 help: ## Show what can be made.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 build: $(STAMP) ## Install what is missing; leaves .venv/bin/bpflinkd and .venv/bin/bpflinkctl.
 
-packages guest-packages:
-	@missing=$$(for package in $(if $(filter guest-%,$@),$(GUEST_PACKAGES),$(PACKAGES)); do \
+packages: NEEDED := $(PACKAGES)
+test-packages: NEEDED := $(TEST_PACKAGES)
+guest-packages: NEEDED := $(GUEST_PACKAGES)
+packages test-packages guest-packages:
+	@missing=$$(for package in $(NEEDED); do \
 		dpkg-query -W -f '$${db:Status-Abbrev}' $$package 2>/dev/null | grep -q '^ii' || echo $$package; \
 	done); \
 	if [ -n "$$missing" ]; then \
@@ -44,10 +48,10 @@ test: check kernel integration ## Everything that proves it: checks, unit tests,
 
 check: build unit ## Format, lint, types, import contracts, unit tests.
 
-unit: build
+unit: build test-packages
 	$(BIN)/python -m pytest -q tests/unit
 
-kernel: build
+kernel: build test-packages
 	$(BIN)/python -m pytest -q tests/kernel
 
 integration: build guest-packages ## Every promise, here, on other kernels in guests, and under systemd; a table.
@@ -73,8 +77,8 @@ ACTIVATIONDIR := $(PREFIX)/share/dbus-1/system-services
 POLKITDIR := $(PREFIX)/share/polkit-1/actions
 DOCDIR := $(PREFIX)/share/doc/bpflinkd
 UNITS := bpflinkd.service bpflinkd-compiler.socket bpflinkd-compiler@.service
-# Declared links: the vendor's and the administrator's. Files in them are not ours.
-LINKDIRS := $(LIBDIR)/links.d /etc/bpflinkd/links.d
+# Declared links and grants: the vendor's and the administrator's. Files in them are not ours.
+LINKDIRS := $(LIBDIR)/links.d $(LIBDIR)/grants.d /etc/bpflinkd/links.d /etc/bpflinkd/grants.d
 DIRS := $(PREFIX)/bin $(VENV) $(UNITDIR) $(CATALOGDIR) $(SYSUSERSDIR) $(TMPFILESDIR) $(POLICYDIR) \
 	$(ACTIVATIONDIR) $(POLKITDIR) $(DOCDIR) $(LINKDIRS)
 # The host's own systemd is told only where files were put for it, not for a package.

@@ -26,7 +26,7 @@ _Dir = click.Path(path_type=Path, readable=False)
     type=_Dir,
     default=Config().config_dir,
     show_default=True,
-    help="Where bpflinkd.toml and links.d are.",
+    help="Where bpflinkd.toml, links.d and grants.d are.",
 )
 @click.option("--state-dir", type=_Dir, help="Records.  [default: /var/lib/bpflinkd]")
 @click.option("--bpffs", type=_Dir, help="Pins.  [default: /sys/fs/bpf/bpflinkd]")
@@ -45,7 +45,7 @@ _Dir = click.Path(path_type=Path, readable=False)
 def main(config_dir: Path, **given: Any) -> None:
     """Own this host's BPF attachments: run until stopped. Stopping changes nothing in the kernel.
 
-    SIGHUP applies what changed in links.d, as 'bpflinkctl reload' does.
+    SIGHUP applies what changed in links.d and grants.d, as 'bpflinkctl reload' does.
 
     Exit codes: 0 stopped, 1 failed, 2 usage, 3 no bus, 4 not allowed.
     """

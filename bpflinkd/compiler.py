@@ -4,8 +4,8 @@ Run as `python compiler.py` with its end of a SOCK_SEQPACKET connection as fd 0:
 `bpflinkd-compiler@`, or by a daemon that is not a service, as a child. Clang, LLVM and the objects of callers
 who are not root are read here and never in the daemon.
 
-It is run by another Python than the daemon's, so it has the standard library, Debian's bcc to compile, and to
-load `bpflinkd.kernel.loading`, which lies beside it and needs nothing else of bpflinkd's requirements.
+It is run by another Python than the daemon's, so it has the standard library, Debian's bcc, and a few modules
+of bpflinkd, which lie beside it and need nothing else.
 
 It takes one message: JSON `{"do": "probe"}`, or one of
 
@@ -31,8 +31,8 @@ offset, that belongs to the answer. The kinds:
     maps         it compiled, and a map could not be created
     verifier     the verifier refused `function`
     load         the kernel refused `function` for another reason; `errno` says which
-    refused      the object cannot be loaded: `error` is the name of a class of bpflinkd.core.errors,
-                 `text` its sentence
+    refused      it is not to be loaded, or an object cannot be: `error` is the name of a class of
+                 bpflinkd.core.errors, `text` its sentence
     memory       Python ran out of it; LLVM would abort instead
     internal     `text`: anything else
 """
@@ -47,6 +47,7 @@ import re
 import resource
 import select
 import socket
+import struct
 import sys
 from typing import Any, Final
 
@@ -140,6 +141,7 @@ def answer(request: dict[str, Any], source: bytes) -> tuple[dict[str, Any], list
     lacks = lacking()
     if lacks or request["do"] == "probe":
         return {"kind": lacks or "ready", "log": [0, 0]}, []
+    errors = _ours("core.errors")
     if _DIST_PACKAGES not in sys.path:
         sys.path.append(_DIST_PACKAGES)
     bcc: Any = importlib.import_module("bcc")
@@ -151,34 +153,52 @@ def answer(request: dict[str, Any], source: bytes) -> tuple[dict[str, Any], list
     try:
         module = _compile(Module, source)
         name = _choose(bcc.lib, module, request["function"])
+        if not request["perfmon"]:
+            _ours("kernel.confined").check_instructions(name, instructions(module, name))
         maps = _maps(bcc.lib, module)
         program = _load(module, name, request)
     except _CannotLoad as refusal:
         return refusal.args[0], []
+    except errors.BpflinkdError as refusal:
+        return _refused(refusal), []
     return {"kind": "loaded", "function": name, "maps": list(maps), "log": [0, 0]}, [program, *maps.values()]
 
 
-def _load_object(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[int]]:
+def _ours(name: str) -> Any:
+    """A module of bpflinkd, found beside this one: Python looks there only for what it was told to run."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     if root not in sys.path:
         sys.path.append(root)
-    # Only now, and only for this: a compile runs nothing of ours that could be left out.
-    from bpflinkd.core import attach_types, errors  # noqa: PLC0415
-    from bpflinkd.kernel import confined, loading, maps  # noqa: PLC0415
+    return importlib.import_module(f"bpflinkd.{name}")
 
+
+def _refused(error: Any) -> dict[str, Any]:
+    """The answer for one of bpflinkd's errors."""
+    # The end of the log, where the verifier's last word is.
+    log = error.log.encode(errors="replace")[-_MOST_LOG:]
+    os.pwrite(2, log, 0)
+    text, name = str(error)[:_MOST_TEXT], type(error).__name__
+    return {"kind": "refused", "error": name, "text": text, "log": [0, len(log)]}
+
+
+def instructions(module: Any, name: str) -> list[int]:
+    """Those of a function that bcc has compiled, `struct bpf_insn` each as the u64 that it is in memory."""
+    return [word for (word,) in struct.iter_unpack("=Q", module.dump_func(name.encode()))]
+
+
+def _load_object(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[int]]:
+    attach_types, errors = _ours("core.attach_types"), _ours("core.errors")
+    confined, loading, maps = _ours("kernel.confined"), _ours("kernel.loading"), _ours("kernel.maps")
     kind, number = request["type"], request["attach_type"]
     wanted = None
     if kind is not None:
         wanted = next(a for a in attach_types.of_program_type(kind) if a.number == number)
-    limits = confined.Confined(maps.MapLimits(request["maps"], request["map_memory"]), request["perfmon"])
+    most = maps.MapLimits(min(request["maps"], _MOST_MAPS), request["map_memory"])
+    limits = confined.Confined(most, kernel_memory=request["perfmon"])
     try:
         found = loading.load(data, request["program"], wanted, given=request["given"], confined=limits)
     except errors.BpflinkdError as refusal:
-        # The end of the log, where the verifier's last word is.
-        log = refusal.log.encode(errors="replace")[-_MOST_LOG:]
-        os.pwrite(2, log, 0)
-        text, name = str(refusal)[:_MOST_TEXT], type(refusal).__name__
-        return {"kind": "refused", "error": name, "text": text, "log": [0, len(log)]}, []
+        return _refused(refusal), []
     declared = found.declared and found.declared.number
     said = {"kind": "loaded", "function": found.name, "maps": list(found.map_fds), "declared": declared}
     return {**said, "log": [0, 0]}, [found.fd, *found.map_fds.values()]

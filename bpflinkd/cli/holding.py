@@ -11,10 +11,10 @@ def hold(settings: Settings, client: Client, name: str) -> None:
     SIGTERM ends us as it ends any program: the bus sees that we went.
     """
     output = settings.output()
-    if not output.json:
-        grace = client.link(name)["Hold"].get("grace", 0)
-        output.line(f"holding {name}; it ends {words.duration(grace)} after this does")
     try:
+        if not output.json:
+            grace = client.link(name)["Hold"].get("grace", 0)
+            output.line(f"holding {name}; it ends {words.duration(grace)} after this does")
         client.hold(name)
     except Released as error:
         if output.json:

@@ -43,8 +43,9 @@ class Output:
         self.terminal = sys.stdout is not None and sys.stdout.isatty()
 
     def document(self, value: Any) -> None:
-        """One JSON document: on one line, unless a person reads it."""
+        """One JSON document: on one line, unless a person reads it. Shown at once."""
         self._write(json.dumps(value, indent=2 if self.terminal else None) + "\n")
+        self._flush()
 
     def document_line(self, value: Any) -> None:
         """One JSON document of many, on its own line, at once."""

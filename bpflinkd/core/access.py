@@ -58,8 +58,8 @@ class Access:
                 raise Unsanctioned(Action.CHANGE_OWN, refusal)
             return False
         not_owner = NotOwner(
-            f"link {record.name!r} is owned by {described(record.owner)}, so {_who(caller)} may not {verb} "
-            "it; an administrator may with --force"
+            f"link {record.name!r} is owned by {described(record.owner)}, so {_who(caller)} may not {verb}; "
+            "an administrator may with --force"
         )
         if not force:
             raise not_owner

@@ -118,7 +118,7 @@ class OwnerOverridden:
     """An administrator changed a link that another owns."""
 
     view: LinkView
-    """As it was then; for a link that ended, as it was last."""
+    """With the owner that was overridden; for a link that ended, as it was last."""
     by: Actor
     verb: str
     """What was done: `detached`."""

@@ -9,9 +9,9 @@ from bpflinkd.core.errors import LimitExceeded
 READ: Final = 1
 """Points of a read, and of what is not named in COSTS."""
 COSTS: Final = {
-    "List": 10,
+    "List": 5,
     "ListForeign": 20,
-    "Features": 20,
+    "Features": 5,
     "GetManagedObjects": 40,
     "Attach": 20,
     "Replace": 20,
@@ -25,7 +25,7 @@ COSTS: Final = {
     "Reload": 40,
     "ProgramFile": 20,
 }
-"""Points by method: about one for each 100 us that a call takes, on whichever thread."""
+"""Points by method: about one for each millisecond of a processor or of the worker, with 1,000 links."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,6 @@ What readers see goes out as news; nothing here waits for a reader.
 
 import logging
 from dataclasses import replace
-from typing import Final
 
 from bpflinkd.core import checks, names, plan
 from bpflinkd.core.access import Access
@@ -14,7 +13,7 @@ from bpflinkd.core.callers import Action, Caller
 from bpflinkd.core.checks import Checked, Loaded
 from bpflinkd.core.declared import Declarations
 from bpflinkd.core.declarer import Declarer, Outcome
-from bpflinkd.core.errors import BadProgram, HookGone, NameTaken
+from bpflinkd.core.errors import HookGone, NameTaken
 from bpflinkd.core.events import (
     InterfaceChanged,
     LinkAdded,
@@ -26,15 +25,15 @@ from bpflinkd.core.events import (
 )
 from bpflinkd.core.executor import Executor, Held
 from bpflinkd.core.grants import Grants
-from bpflinkd.core.ids import Micros
+from bpflinkd.core.inspection import Inspection
 from bpflinkd.core.links import Entry, Links, status_of
-from bpflinkd.core.model import Confinement, Feature, Foreign, Health, LinkView, Record, State
+from bpflinkd.core.model import Confinement, Health, LinkView, Record, State
 from bpflinkd.core.observer import Observer
 from bpflinkd.core.ownership import Ownership, Receiver
 from bpflinkd.core.pending import Pending
 from bpflinkd.core.ports import Clock, Kernel, Pins, Program, Publish, Store, Ticks
 from bpflinkd.core.requests import AttachRequest, DetachRequest, ReplaceRequest
-from bpflinkd.core.sources import ObjectImage, SourceText, StoredObject, StoredSource, WantedProgram
+from bpflinkd.core.sources import WantedProgram
 from bpflinkd.core.takeback import TakeBack
 from bpflinkd.core.targets import (
     CgroupTarget,
@@ -46,10 +45,6 @@ from bpflinkd.core.targets import (
 from bpflinkd.core.templates import Wanted
 
 log = logging.getLogger(__name__)
-
-
-FEATURES_HOLD: Final = 5_000_000
-"""Microseconds for which what the kernel can do is taken to stay so."""
 
 
 class Manager:
@@ -81,6 +76,8 @@ class Manager:
             self._links, self._access, self.ownership, kernel, pins, store, self._executor, publish, clock
         )
         """Owning what somebody else attached."""
+        self.inspection = Inspection(self._links, self._access, kernel, store, ticks)
+        """What not everybody may see, and what takes a look at the kernel."""
         self._declarer = Declarer(self, self._links, kernel, store)
         self._observer = Observer(
             self._links, kernel, self._executor, publish, clock, ticks, self._declarer.decline
@@ -88,8 +85,6 @@ class Manager:
         self._take_back = TakeBack(
             self._links, kernel, pins, store, self._executor, self._observer, publish, clock
         )
-        self._features: tuple[Feature, ...] = ()
-        self._features_known = Micros(0)
 
     # Verbs
 
@@ -182,7 +177,7 @@ class Manager:
         record = self._links.named(request.name).record
         confined, overrides = None, False
         if not request.ours:
-            caller, verb = request.caller, "replace the program of"
+            caller, verb = request.caller, "replace its program"
             overrides = self._access.change(caller, record, verb, force=request.force)
             action = Action.CHANGE_ANY if overrides else Action.ATTACH
             confined = self._access.put(caller, record.target, request.program, None, action=action)
@@ -225,7 +220,7 @@ class Manager:
     def detach(self, request: DetachRequest) -> None:
         """End a link: our program leaves the hook, pins and record go."""
         view = self._links.named(request.name).view()
-        overrides = self._access.change(request.caller, view.record, "detach", force=request.force)
+        overrides = self._access.change(request.caller, view.record, "detach it", force=request.force)
         self.end(request.name, f"detached by {request.caller.actor}")
         if overrides:
             self._publish(OwnerOverridden(view=view, by=request.caller.actor, verb="detached"))
@@ -295,20 +290,6 @@ class Manager:
             program, checked.target, given=checked.given, confined=checked.confined
         )
 
-    def features(self) -> tuple[Feature, ...]:
-        """What this kernel and host can do. Tried again only after a while: anybody may ask."""
-        now = self._ticks()
-        if not self._features or now > self._features_known + FEATURES_HOLD:
-            self._features, self._features_known = self._kernel.features(), now
-        return self._features
-
-    def list_foreign(self, caller: Caller) -> tuple[Foreign, ...]:
-        """Programs that are not ours, on XDP hooks and on the cgroups of our links."""
-        self._access.administer(caller, Action.VIEW, "list the programs of others")
-        ours = frozenset(entry.held.link.id for entry in self._links.values() if entry.held.link)
-        targets = (entry.record.target for entry in self._links.values())
-        return self._kernel.foreign(targets, ours)
-
     def views(self) -> tuple[LinkView, ...]:
         """Every link."""
         return tuple(entry.view() for entry in self._links.values())
@@ -316,17 +297,6 @@ class Manager:
     def cgroup_patterns(self) -> frozenset[str]:
         """Where cgroups may appear that templates are for."""
         return self._declarer.cgroup_patterns
-
-    def program_file(self, caller: Caller, name: str) -> ObjectImage | SourceText:
-        """The file that a link's program was loaded from."""
-        record = self._links.named(name).record
-        self._access.see_file(caller, record)
-        source = record.generation.source
-        data = self._store.image(source.sha256) if isinstance(source, StoredObject | StoredSource) else None
-        if data is None or not isinstance(source, StoredObject | StoredSource):
-            raise BadProgram(f"the program of link {name!r} came from {source}, not from a file that is kept")
-        kind = ObjectImage if isinstance(source, StoredObject) else SourceText
-        return kind(data=data, sha256=source.sha256, program=source.program)
 
     # Watching
 

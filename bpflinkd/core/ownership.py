@@ -60,22 +60,23 @@ class Ownership:
         caller, owner = request.caller, request.owner
         entry = self._links.named(request.name)
         record = entry.record
-        overrides = self._access.change(caller, record, "transfer", force=request.force)
+        overrides = self._access.change(caller, record, "transfer it", force=request.force)
         if not (request.force and caller.may(Action.CHANGE_ANY)):
             receiver = self._receiver(owner)
             self._access.receive(receiver, owner, record.name, record.target)
             if receiver.uid != 0:
                 self._access.limit_links(receiver, owner, record.target, self._owned(owner))
+        before = entry.view()
         self._settle(entry, replace(record, owner=owner))
         if overrides:
-            self._publish(OwnerOverridden(view=entry.view(), by=caller.actor, verb="transferred"))
+            self._publish(OwnerOverridden(view=before, by=caller.actor, verb="transferred"))
         return entry.view()
 
     def claim(self, caller: Caller, name: str, bus: str) -> LinkView:
         """Let the caller's connection be the one that a link lives with."""
         entry = self._links.named(name)
         record = entry.record
-        self._access.change(caller, record, "claim")
+        self._access.change(caller, record, "claim it")
         if record.hold is None:
             raise BadOption(
                 f"link {name!r} has the lifetime {record.lifetime}: it lives without any connection, so "

@@ -164,19 +164,19 @@ class Verbs:
             kind = "object" if isinstance(file, ObjectImage) else "source"
             call.answer_file(GLib.Variant("(hss)", (0, kind, file.program)), file.data)
 
-        self._authorized(call, lambda caller: self._manager.program_file(caller, name), answer)
+        self._authorized(call, lambda caller: self._manager.inspection.program_file(caller, name), answer)
 
     def _list_foreign(self, call: Call) -> None:
         def reply(found: Any) -> GLib.Variant:
             return GLib.Variant.new_tuple(wire.foreign(found))
 
-        self._change(call, self._manager.list_foreign, reply)
+        self._change(call, self._manager.inspection.list_foreign, reply)
 
     def _features(self, call: Call) -> None:
         def reply(found: tuple[Feature, ...]) -> GLib.Variant:
             return GLib.Variant("(a(sbs))", ([(f.name, not f.lacks, f.lacks) for f in found],))
 
-        self._change(call, lambda _caller: self._manager.features(), reply)
+        self._change(call, lambda _caller: self._manager.inspection.features(), reply)
 
     # How they are done
 

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from bpflinkd.core import names
 from bpflinkd.core.attach_types import ProgramType
-from bpflinkd.core.errors import BadProgram, BpflinkdError, Internal, LimitExceeded
+from bpflinkd.core.errors import ALL_ERRORS, BadProgram, BpflinkdError, Internal, LimitExceeded
 from bpflinkd.core.model import Confinement
 from bpflinkd.kernel import info, libbpf
 from bpflinkd.kernel import maps as map_types
@@ -25,6 +25,9 @@ from bpflinkd.kernel.program import require_program_fd
 JOURNAL: Final = "journalctl -u 'bpflinkd-compiler@*'"
 """Where there is more of a process that is not our child."""
 
+_ERRORS: Final = {error.__name__: error for error in ALL_ERRORS}
+_MOST_TEXT: Final = 4000
+"""Characters of a sentence."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_.$]{1,128}")
 _MEMORY_SIGNS: Final = ("out of memory", "bad_alloc", "Cannot allocate memory")
 
@@ -96,8 +99,11 @@ def out_of_memory(log: str, work: Work, limits: Limits) -> BadProgram:
 
 
 def failure(answered: Mapping[str, Any], work: Work, limits: Limits) -> BpflinkdError:
-    """The answers that any work may have: it lacked memory, or failed otherwise."""
+    """The answers that any work may have: a refusal, want of memory, or another failure."""
     log = str(answered["log"])
+    named = _ERRORS.get(str(answered.get("error")))
+    if answered["kind"] == "refused" and named is not None:
+        return named(text(answered, _MOST_TEXT), log=log)
     if answered["kind"] == "memory":
         return out_of_memory(log, work, limits)
     return Internal(f"the {work.process} process failed: {text(answered, 1000)}", log=log)

@@ -1,6 +1,7 @@
 """What an object that is not root's may not ask for, though the kernel might give it."""
 
 import re
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from bpflinkd.core.attach_types import AttachType, ProgramType
@@ -64,23 +65,22 @@ def check_opened(handle: int, chosen: int, attach_type: AttachType | None, confi
     maps.check(shapes, confined.limits, libbpf.possible_cpus())
 
 
-def check_loaded(chosen: int, confined: Confined) -> None:
-    """Refuse calls of functions of the kernel, and its variables.
+def check_instructions(name: str, instructions: Iterable[int]) -> None:
+    """Refuse calls of functions of the kernel, and its variables, where kernel memory is not granted.
 
     Some of these functions read any memory of the kernel, and it asks no capability for them: 6.18 takes
     bpf_rdonly_cast() to void from whoever has CAP_BPF, and a test tries it. All are refused, so that new ones
-    need no list here. This is asked after the load: before it, calls are not filled in and subprograms not
-    there. The program runs nowhere yet.
+    need no list here.
+
+    Args:
+        instructions: as the kernel got or will get them, with calls filled in and all subprograms.
 
     Raises:
-        BadProgram: it has such a call or variable.
+        BadProgram: one is such a call or variable.
     """
-    if confined.kernel_memory:
-        return
-    for insn in libbpf.program_instructions(chosen):
-        if insn & _KIND_MASK in (_CALL_KFUNC, _LOAD_KERNEL_VARIABLE):
-            raise BadProgram(
-                f"program {libbpf.program_name(chosen)!r} calls a function of the kernel that is no helper "
-                "(a kfunc), or uses a variable of the kernel; some of these read any kernel memory, so the "
-                "grant must say kernel-memory = true"
-            )
+    if any(insn & _KIND_MASK in (_CALL_KFUNC, _LOAD_KERNEL_VARIABLE) for insn in instructions):
+        raise BadProgram(
+            f"program {name[:80]!r} calls a function of the kernel that is no helper (a kfunc), or uses a "
+            "variable of the kernel; some of these read any kernel memory, so the grant must say "
+            "kernel-memory = true"
+        )

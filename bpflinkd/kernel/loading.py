@@ -93,8 +93,9 @@ def load(
                 confining.check_opened(handle, chosen, attach_type, confined)
             prepare(handle, chosen, ifindex)
             load_prepared(handle, name, said)
-            if confined is not None:
-                confining.check_loaded(chosen, confined)
+            if confined is not None and not confined.kernel_memory:
+                # Only now calls are filled in and subprograms there. The program runs nowhere yet.
+                confining.check_instructions(name, libbpf.program_instructions(chosen))
             return _received(handle, chosen, name, declared)
         finally:
             libbpf.object_close(handle)

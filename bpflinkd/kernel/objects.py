@@ -4,21 +4,19 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from bpflinkd import programs
 from bpflinkd.core import attach_types
 from bpflinkd.core.attach_types import AttachType
-from bpflinkd.core.errors import ALL_ERRORS, BadProgram, BpflinkdError
+from bpflinkd.core.errors import BadProgram
 from bpflinkd.core.model import Confinement
 from bpflinkd.core.sources import BUILTINS, MAX_OBJECT, Builtin, StoredObject
 from bpflinkd.kernel import answers, files, helper, libbpf, loading
 from bpflinkd.kernel.helper import LOAD, Limits, Way
 from bpflinkd.kernel.program import HeldProgram
 
-_ERRORS: Final = {error.__name__: error for error in ALL_ERRORS}
-_MOST_TEXT: Final = 4000
-"""Characters of a sentence of the loader's."""
+_LONGEST_NAME: Final = 80
 
 
 def read_object(fd: int, *, sealed: bool = False) -> bytes:
@@ -84,6 +82,11 @@ def run_helper(
     limits: Limits,
 ) -> HeldProgram:
     """Have it loaded by whatever is there; tests give scripts of their own, and drop nothing."""
+    if program is not None and len(program) > _LONGEST_NAME:
+        raise BadProgram(
+            f"the program's name begins with {program[:80]!r} and has {len(program)} characters; at most "
+            f"{_LONGEST_NAME} are accepted"
+        )
     request = {
         "do": "load",
         "program": program,
@@ -98,7 +101,7 @@ def run_helper(
     with helper.closed_on_error(answer.fds):
         said = answers.said(answer, LOAD, limits)
         if said["kind"] != "loaded":
-            raise _refusal(said, limits)
+            raise answers.failure(said, LOAD, limits)
         came = answers.received(
             said,
             answer,
@@ -114,13 +117,6 @@ def run_helper(
             (a for a in attach_types.of_program_type(held.info.type) if a.number == told), None
         )
         return held
-
-
-def _refusal(said: Mapping[str, Any], limits: Limits) -> BpflinkdError:
-    named = _ERRORS.get(str(said.get("error")))
-    if said["kind"] != "refused" or named is None:
-        return answers.failure(said, LOAD, limits)
-    return named(answers.text(said, _MOST_TEXT), log=str(said["log"]))
 
 
 def _held(

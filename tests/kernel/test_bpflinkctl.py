@@ -114,17 +114,15 @@ def test_a_holder_ends_by_a_signal_and_the_fallback_stays(daemon: Daemon, number
 
 
 def test_a_link_that_ends_ends_its_holder(daemon: Daemon) -> None:
-    words: list[str | Path] = [CTL, "--bus", daemon.world.bus, "attach", "edge", "xdp:v0"]
-    holder = daemon.world.process(
-        *words, "--builtin", "pass", "--lifetime", "owner", stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    words: list[str | Path] = [CTL, "--bus", daemon.world.bus, "attach", "edge", "xdp:v0", "--json"]
+    holder = daemon.world.process(*words, "--builtin", "pass", "--lifetime", "owner", stdout=subprocess.PIPE)
     assert holder.stdout is not None
-    assert holder.stdout.readline() == "edge is active\n"
-    assert holder.stdout.readline().startswith("holding edge")
+    assert json.loads(holder.stdout.readline())["state"] == "active"
     assert ctl(daemon, "detach", "edge").returncode == 0
     assert holder.wait(10) == 1
-    assert holder.stderr is not None
-    assert "NoSuchLink: link 'edge' has ended: " in holder.stderr.read()
+    error = json.loads(holder.stdout.read())["error"]
+    assert error["name"] == "NoSuchLink"
+    assert error["message"].startswith("link 'edge' has ended: ")
 
 
 def test_owners(daemon: Daemon) -> None:

@@ -1,5 +1,6 @@
 """The bus as any client sees it: contract, callers, signals, quick reads."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -63,35 +64,6 @@ def busctl_as_nobody(daemon: Daemon) -> list[str]:
     return ["setpriv", "--reuid=65534", "--clear-groups", "busctl", f"--address={daemon.world.bus}"]
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        pytest.param(("Attach", "sa{sv}a{sv}a{sv}", "x 1 xdp s v0 1 builtin s pass 0"), id="Attach"),
-        pytest.param(("Replace", "sa{sv}a{sv}", "edge 1 builtin s pass 0"), id="Replace"),
-        pytest.param(("Detach", "sa{sv}", "edge 0"), id="Detach"),
-        pytest.param(("ListForeign", "", ""), id="ListForeign"),
-    ],
-)
-def test_only_root_may_change_anything(daemon: Daemon, call: tuple[str, str, str]) -> None:
-    daemon.attach("edge", {"xdp": "v0"}, builtin())
-    before = daemon.links()
-    method, signature, arguments = call
-    done = subprocess.run(
-        [
-            *busctl_as_nobody(daemon),
-            *("call", "org.bpflinkd1", ROOT, "org.bpflinkd1.Manager", method),
-            *signature.split(),
-            *arguments.split(),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode != 0
-    assert "uid 65534 may not" in done.stderr
-    assert daemon.links() == before
-
-
 def test_reading_is_for_everyone(daemon: Daemon) -> None:
     daemon.attach("edge", {"xdp": "v0"}, builtin())
     done = subprocess.run(
@@ -129,7 +101,8 @@ def test_signals_in_order(daemon: Daemon) -> None:
     assert replaced == "ProgramReplaced"
     assert second[:2] == ("eth0.100", 2)
     assert (second[2][1], second[3][1]) == ("pass_xdp", "count_old")
-    assert (removed, third) == ("LinkRemoved", ("eth0.100", "detached by uid 0"))
+    assert (removed, third[0]) == ("LinkRemoved", "eth0.100")
+    assert third[1].startswith(f"detached by uid 0, pid {os.getpid()}, /")
     signals.close()
 
 

@@ -187,3 +187,16 @@ def test_a_flood_that_wants_no_answers_takes_no_memory(attached: Daemon) -> None
     client.flood(to, GLib.Variant("()", ()), 20_000)
     attached.links()
     assert Size(attached).kib - before.kib < 4096
+
+
+def test_refusals_leave_no_memory_behind(attached: Daemon) -> None:
+    """GIO leaks an invocation with each call, however it is answered."""
+
+    def refused(times: int) -> int:
+        for _ in range(times):
+            with pytest.raises(Refused):
+                attached.call("Detach", "(sa{sv})", ("", {}))
+        return Size(attached).kib
+
+    before = refused(500)
+    assert refused(2000) - before < 2048

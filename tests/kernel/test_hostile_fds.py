@@ -1,6 +1,9 @@
-"""Descriptors of every kind: each call is answered by name, none stays open, none holds anybody up."""
+"""Descriptors of every kind: each call is answered by name, none stays open, none holds anybody up.
 
-import ctypes
+An io_uring is not among them: kernels from 6.7 on refuse to send one (net/core/scm.c scm_fp_copy()).
+"""
+
+import contextlib
 import os
 import select
 import socket
@@ -21,8 +24,8 @@ from tests.lab.maps import _lib as libbpf
 from tests.lab.world import run, until
 
 NOBODY = 65534
+MAP = ("type", "array", "key", "4", "value", "4", "entries", "1", "name", "given")
 PROPERTIES = "org.freedesktop.DBus.Properties"
-_IO_URING_SETUP = 425
 _STUCK = 3.0
 """Seconds after which the daemon takes a file system for one that does not answer."""
 
@@ -48,7 +51,7 @@ def pinned(daemon: Daemon, *words: str) -> int:
 
 
 def bpf_map(daemon: Daemon) -> int:
-    return pinned(daemon, "map", "create", "PIN", *"type array key 4 value 4 entries 1 name given".split())
+    return pinned(daemon, "map", "create", "PIN", *MAP)
 
 
 def other_program(daemon: Daemon) -> int:
@@ -57,14 +60,6 @@ def other_program(daemon: Daemon) -> int:
 
 def own_link(daemon: Daemon) -> int:
     return int(libbpf.bpf_obj_get(os.fsencode(daemon.pins / "edge" / "link")))
-
-
-def io_uring(_: Daemon) -> int:
-    parameters = ctypes.create_string_buffer(120)
-    fd = ctypes.CDLL(None, use_errno=True).syscall(_IO_URING_SETUP, 4, parameters)
-    if fd < 0:
-        pytest.skip(f"this kernel makes no io_uring: {os.strerror(ctypes.get_errno())}")
-    return int(fd)
 
 
 def epoll(_: Daemon) -> int:
@@ -96,7 +91,6 @@ KINDS = [
     pytest.param(lambda _: memfd(b"\x7fELF" * 1000), id="almost an object"),
     pytest.param(epoll, id="an epoll"),
     pytest.param(lambda _: os.pidfd_open(os.getpid()), id="a process"),
-    pytest.param(io_uring, id="an io_uring"),
     pytest.param(bpf_map, id="a map"),
     pytest.param(own_link, id="a link of the daemon's"),
 ]
@@ -138,7 +132,7 @@ def test_what_is_no_program(unchanged: Daemon, uid: int, make: Callable[[Daemon]
     try:
         for kind in ("object", "source", "fd"):
             with pytest.raises(Refused) as refusal:
-                client.call(*ATTACH, words(kind), fds=[fd])  # type: ignore[arg-type]
+                client.call(*ATTACH, words(kind), fds=[fd])
             expected = {"BadProgram", "NotSupported"} if uid == 0 else {"NotAuthorized"}
             assert refusal.value.name in expected, refusal.value
     finally:
@@ -172,7 +166,7 @@ def test_descriptors_that_nobody_asked_for(unchanged: Daemon, method: str) -> No
 def test_too_many_descriptors(unchanged: Daemon) -> None:
     fd = memfd(b"")
     with pytest.raises(Refused, match="at most 4") as refusal:
-        unchanged.call(*ATTACH, words("object"), fds=[fd] * 5)  # type: ignore[arg-type]
+        unchanged.call(*ATTACH, words("object"), fds=[fd] * 5)
     assert refusal.value.name == "LimitExceeded"
     os.close(fd)
 
@@ -203,7 +197,7 @@ def test_a_file_that_shrinks_and_grows_while_it_is_read(unchanged: Daemon) -> No
     try:
         for _ in range(50):
             with pytest.raises(Refused) as refusal:
-                unchanged.call(*ATTACH, words("object"), fds=[fd])  # type: ignore[arg-type]
+                unchanged.call(*ATTACH, words("object"), fds=[fd])
                 unchanged.detach("x")
                 raise Refused("BadProgram", "it was whole for once")
             assert refusal.value.name in {"BadProgram", "VerifierRejected"}
@@ -214,7 +208,7 @@ def test_a_file_that_shrinks_and_grows_while_it_is_read(unchanged: Daemon) -> No
 
 
 class OpenObject(Source):
-    """An object in an open descriptor."""
+    """An object in a descriptor that is open already."""
 
     def __init__(self, fd: int) -> None:
         super().__init__()
@@ -249,7 +243,8 @@ class Stuck:
     def end(self) -> None:
         """Let go of it. What waits for it gets an error."""
         self.server.kill()
-        os.close(self.fd)
+        with contextlib.suppress(OSError):  # ENOTCONN; it is closed all the same
+            os.close(self.fd)
 
 
 @pytest.fixture
@@ -273,7 +268,7 @@ def test_a_file_system_that_does_not_answer(attached: Daemon, stuck: Stuck, meth
     assert time.monotonic() - began < 1
     time.sleep(_STUCK + 0.2)
     with pytest.raises(Refused, match="does not answer") as refusal:
-        client.call(*ATTACH, words("object"), fds=[stuck.fd])  # type: ignore[arg-type]
+        client.call(*ATTACH, words("object"), fds=[stuck.fd])
     assert refusal.value.name == "LimitExceeded"
     code = memfd(program("single").read_bytes())
     attached.replace("edge", OpenObject(code))

@@ -140,9 +140,9 @@ def test_only_the_owner_changes_a_link(caller: Caller, owner: Owner, may: bool) 
     rules = access(grant(holder=User(uid=1000)), grant())
     sanctioned = caller.sanctioned(Action.CHANGE_OWN)
     if may:
-        assert not rules.change(sanctioned, record(owner), "detach")
+        assert not rules.change(sanctioned, record(owner), "detach it")
         return
-    error, action = refusal(lambda: rules.change(sanctioned, record(owner), "detach"))
+    error, action = refusal(lambda: rules.change(sanctioned, record(owner), "detach it"))
     assert isinstance(error, NotOwner)
     assert action is None
     assert f"uid {caller.uid}" in str(error)
@@ -151,19 +151,19 @@ def test_only_the_owner_changes_a_link(caller: Caller, owner: Owner, may: bool) 
 
 
 def test_a_unit_is_told_apart_from_its_user_in_a_refusal() -> None:
-    error, _ = refusal(lambda: access().change(SHELL, record(AGENT), "replace the program of"))
+    error, _ = refusal(lambda: access().change(SHELL, record(AGENT), "replace its program"))
     assert str(error) == (
-        "link 'edge' is owned by unit tw-agent.service, so uid 812 in session-3.scope may not replace the "
-        "program of it; an administrator may with --force"
+        "link 'edge' is owned by unit tw-agent.service, so uid 812 in session-3.scope may not replace "
+        "its program; an administrator may with --force"
     )
 
 
 def test_with_force_an_administrator_overrides_and_it_is_told() -> None:
     owned = record(AGENT)
-    assert access().change(ROOT, owned, "detach", force=True)
-    assert access().change(STRANGER.sanctioned(Action.CHANGE_ANY), owned, "detach", force=True)
-    assert not access().change(ROOT, record(User(uid=0)), "detach", force=True)
-    error, action = refusal(lambda: access().change(STRANGER, owned, "detach", force=True))
+    assert access().change(ROOT, owned, "detach it", force=True)
+    assert access().change(STRANGER.sanctioned(Action.CHANGE_ANY), owned, "detach it", force=True)
+    assert not access().change(ROOT, record(User(uid=0)), "detach it", force=True)
+    error, action = refusal(lambda: access().change(STRANGER, owned, "detach it", force=True))
     assert isinstance(error, NotOwner)
     assert action is Action.CHANGE_ANY
 
@@ -172,12 +172,13 @@ def test_with_force_an_administrator_overrides_and_it_is_told() -> None:
 def test_no_other_sanction_is_one_to_override(action: Action) -> None:
     caller = STRANGER.sanctioned(action)
     assert (
-        refusal(lambda: access().change(caller, record(AGENT), "detach", force=True))[1] is Action.CHANGE_ANY
+        refusal(lambda: access().change(caller, record(AGENT), "detach it", force=True))[1]
+        is Action.CHANGE_ANY
     )
 
 
 def test_polkit_may_keep_an_owner_from_its_own_links() -> None:
-    error, action = refusal(lambda: access().change(TW, record(User(uid=812)), "detach"))
+    error, action = refusal(lambda: access().change(TW, record(User(uid=812)), "detach it"))
     assert isinstance(error, NotAuthorized)
     assert action is Action.CHANGE_OWN
     assert "polkit does not let uid 812 in tw-agent.service change link 'edge'" in str(error)
@@ -562,7 +563,7 @@ _everything = (
 )  # fmt: skip
 _METHODS: dict[str, Callable[[Access, Caller, "Asked"], object]] = {
     "administer": lambda rules, caller, asked: rules.administer(caller, asked.action, "reload"),
-    "change": lambda rules, caller, asked: rules.change(caller, asked.owned, "detach", force=asked.force),
+    "change": lambda rules, caller, asked: rules.change(caller, asked.owned, "detach it", force=asked.force),
     "see_file": lambda rules, caller, asked: rules.see_file(caller, asked.owned),
     "put": lambda rules, caller, asked: rules.put(
         caller, asked.target, asked.program, asked.policy, action=asked.action

@@ -19,7 +19,14 @@ import pytest
 
 from bpflinkd import compiler
 from bpflinkd.core import attach_types
-from bpflinkd.core.errors import BadProgram, BpflinkdError, Internal, NotSupported, VerifierRejected
+from bpflinkd.core.errors import (
+    BadProgram,
+    BpflinkdError,
+    Internal,
+    LimitExceeded,
+    NotSupported,
+    VerifierRejected,
+)
 from bpflinkd.core.sources import MAX_SOURCE
 from bpflinkd.kernel import compile as compiling
 from bpflinkd.kernel import helper
@@ -250,6 +257,12 @@ CLANG = """/virtual/main.c:2:10: error: use of undeclared identifier 'XDP_PAS'
             NotSupported,
             "CAP_BPF",
             id="no capability",
+        ),
+        pytest.param(
+            "answer({'kind': 'refused', 'error': 'LimitExceeded', 'text': 'why', 'log': [0, 0]})",
+            LimitExceeded,
+            "why",
+            id="a refusal of ours",
         ),
         pytest.param(
             "answer({'kind': 'headers', 'log': [0, 0]})", NotSupported, "linux-headers-", id="no headers"

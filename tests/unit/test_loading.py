@@ -10,11 +10,13 @@ import tempfile
 from collections.abc import Iterator
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bpflinkd import compiler
 from bpflinkd.core import attach_types
 from bpflinkd.core.errors import (
     ALL_ERRORS,
@@ -27,10 +29,8 @@ from bpflinkd.core.errors import (
 )
 from bpflinkd.core.model import Confinement
 from bpflinkd.core.sources import MAX_OBJECT
-from bpflinkd.kernel import archive, libbpf, maps, objects
+from bpflinkd.kernel import archive, confined, maps, objects
 from bpflinkd.kernel import compile as compiling
-from bpflinkd.kernel import confined as confining
-from bpflinkd.kernel.confined import Confined
 from bpflinkd.kernel.helper import Limits, Spawned, Way
 from bpflinkd.kernel.maps import MapLimits, MapShape
 from tests.unit.test_compile import ENDING, PROLOGUE, listening
@@ -229,15 +229,19 @@ def test_an_estimate_is_never_below_the_values(kind: int, entries: int, value: i
         pytest.param((0xBF, 0x21, 0, 0), False, id="a move"),
     ],
 )
-def test_what_is_the_kernels_own_is_refused(
-    instruction: tuple[int, int, int, int], refused: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_the_kernels_own_is_refused(instruction: tuple[int, int, int, int], refused: bool) -> None:
     (word,) = struct.unpack("=Q", struct.pack("=BBhi", *instruction))
-    monkeypatch.setattr(libbpf, "program_instructions", lambda _: [0xB7, word, 0x95])
-    monkeypatch.setattr(libbpf, "program_name", lambda _: "f")
-    confining.check_loaded(0, Confined(LIMITS, kernel_memory=True))
     with pytest.raises(BadProgram) if refused else contextlib.nullcontext():
-        confining.check_loaded(0, Confined(LIMITS, kernel_memory=False))
+        confined.check_instructions("f", [0xB7, word, 0x95])
+
+
+def test_what_bcc_has_compiled_is_looked_at_as_it_will_be_loaded() -> None:
+    words = [0xB7, 0x4D_0000_2085, 0x95]
+    module = SimpleNamespace(dump_func=lambda name: struct.pack("=3Q", *words) if name == b"f" else b"")
+    found = compiler.instructions(module, "f")
+    assert found == words
+    with pytest.raises(BadProgram, match="a kfunc"):
+        confined.check_instructions("f", found)
 
 
 # A process that misbehaves
@@ -364,6 +368,11 @@ def test_a_loader_of_systemds_that_crashes_is_a_sentence() -> None:
 def test_nobody_at_the_socket_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(NotSupported, match=r"unprivileged: nobody listens at .*bpflinkd-compiler\.socket"):
         ask(tmp_path / "socket")
+
+
+def test_a_name_that_fits_no_message_is_refused_before_anything_starts() -> None:
+    with pytest.raises(BadProgram, match="has 1000000 characters; at most 80"):
+        ask(Spawned(script=b"", launcher=("/nonexistent",)), name="x" * 1_000_000)
 
 
 def test_it_is_asked_to_give_up_what_the_grant_does_not_give() -> None:
