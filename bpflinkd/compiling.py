@@ -4,12 +4,14 @@ place by it."""
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from bpflinkd.core.errors import BpflinkdError, Internal
 from bpflinkd.core.manager import Manager
 from bpflinkd.core.pending import Pending
-from bpflinkd.worker import Worker
+from bpflinkd.worker import Pool, Worker
+
+_ROOT: Final = 0
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +19,7 @@ log = logging.getLogger(__name__)
 class Compiling:
     """For the main loop."""
 
-    def __init__(self, manager: Manager, worker: Worker, compiler: Worker) -> None:
+    def __init__(self, manager: Manager, worker: Worker, compiler: Pool) -> None:
         self._manager = manager
         self._worker = worker
         self._compiler = compiler
@@ -37,7 +39,7 @@ class Compiling:
                 lambda: _finish(item, program, error), lambda _result, _error: self._next(waiting, done)
             )
 
-        self._compiler.submit(lambda: self._manager.load(item.source, item.checked), put)
+        self._compiler.submit(_ROOT, lambda: self._manager.load(item.source, item.checked), put)
 
 
 def _finish(item: Pending, program: Any, error: BaseException | None) -> None:

@@ -34,7 +34,7 @@ from bpflinkd.kernel.helper import Limits
 from bpflinkd.kernel.system import LinuxKernel
 from bpflinkd.store.sqlite import SqliteStore
 from bpflinkd.watching import Watching
-from bpflinkd.worker import Worker
+from bpflinkd.worker import Pool, Worker
 
 if TYPE_CHECKING:
     from bpflinkd.core.model import State
@@ -52,6 +52,8 @@ _LAST_WORDS: Final = 2.0
 _GIVE_WAY: Final = 0.0005
 """Seconds after which the worker, where it computes, lets the main loop go on. Python's own 5 ms, several
 times an answer, would be more than a reader is to wait."""
+_COMPILERS: Final = 4
+"""How many programs are compiled or loaded elsewhere at a time."""
 _STUCK: Final = 120.0
 """Seconds that one piece of work may take before the watchdog is left to bite."""
 
@@ -86,7 +88,7 @@ class Daemon:
         self._store = SqliteStore(config.state_dir)
         pins = PinDirectory(config.bpffs, systemd.FdStore())
         self._worker = Worker("kernel")
-        self._compiler = Worker("compiler")
+        self._compiler = Pool("compiler", _COMPILERS)
         kernel = LinuxKernel(
             compile_limits=Limits(seconds=config.compile_timeout), compiler_socket=config.compiler_socket
         )

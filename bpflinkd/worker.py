@@ -1,4 +1,4 @@
-"""A thread that runs kernel operations, in order. Results go back to the main loop.
+"""A thread that runs kernel operations, in order, and others for what takes long. Results go to the main loop.
 
 An XDP swap waits for RCU, a load for the verifier: neither may hold up a reader.
 """
@@ -6,7 +6,7 @@ An XDP swap waits for RCU, a load for the verifier: neither may hold up a reader
 import logging
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, Final, TypeAlias
@@ -84,12 +84,70 @@ class Worker:
         while (job := self._queue.get()) is not None:
             work, done = job
             self._since = time.monotonic()
-            try:
-                result, error = work(), None
-            except Exception as caught:  # whatever it is, the caller is told and the thread goes on
-                result, error = None, caught
+            result, error = _attempt(work)
             self._since = None
             if done is not None:
                 self.main_loop.post(done, result, error)
             elif error is not None:
                 log.error("work on the kernel thread failed", exc_info=error)
+
+
+class Pool:
+    """Threads for work that takes seconds and touches no link. `Done` is called on the main loop.
+
+    Work of one user is done in order, one piece at a time, and users take turns: whoever has much to do, or
+    something that takes long, keeps only itself waiting, as long as there are fewer such users than threads.
+    """
+
+    def __init__(self, name: str, threads: int) -> None:
+        """One of the threads is root's alone."""
+        self._others = threads - 1
+        self._news = threading.Condition()
+        self._waiting: OrderedDict[int, deque[tuple[Work, Done]]] = OrderedDict()
+        """By user; whose turn is next comes first."""
+        self._running: set[int] = set()
+        for number in range(threads):
+            threading.Thread(target=self._run, name=f"{name}-{number}", daemon=True).start()
+
+    def submit(self, uid: int, work: Work, done: Done) -> None:
+        """Queue work of a user. `done(result, error)` follows later."""
+        with self._news:
+            self._waiting.setdefault(uid, deque()).append((work, done))
+            self._news.notify()
+
+    def _next(self) -> int | None:
+        """The user whose turn it is; None where nobody's work may begin."""
+        others = len(self._running - {0})
+        for uid in self._waiting:
+            if uid not in self._running and (uid == 0 or others < self._others):
+                return uid
+        return None
+
+    def _run(self) -> None:
+        while True:
+            with self._news:
+                while (uid := self._next()) is None:
+                    self._news.wait()
+                work, done = self._waiting[uid].popleft()
+                if not self._waiting[uid]:
+                    del self._waiting[uid]
+                self._running.add(uid)
+            result, error = _attempt(work)
+            with self._news:
+                self._running.discard(uid)
+                if uid in self._waiting:
+                    self._waiting.move_to_end(uid)
+                self._news.notify_all()
+            GLib.idle_add(_call_once, done, result, error, priority=GLib.PRIORITY_DEFAULT)
+
+
+def _attempt(work: Work) -> tuple[Any, BaseException | None]:
+    try:
+        return work(), None
+    except Exception as error:  # whatever it is, the caller is told and the thread goes on
+        return None, error
+
+
+def _call_once(done: Done, result: Any, error: BaseException | None) -> bool:
+    done(result, error)
+    return bool(GLib.SOURCE_REMOVE)

@@ -33,7 +33,7 @@ from bpflinkd.dbus.holding import Holding
 from bpflinkd.dbus.limits import Admission, Limits
 from bpflinkd.dbus.peer import Peers
 from bpflinkd.dbus.polkit import Polkit
-from bpflinkd.dbus.verbs import Submit, Verbs
+from bpflinkd.dbus.verbs import Submit, SubmitSlow, Verbs
 from bpflinkd.dbus.wrapper import Call, DeferringWrapper
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Service:
         bus: pydbus.bus.Bus,
         manager: Manager,
         submit: Submit,
-        submit_slow: Submit,
+        submit_slow: SubmitSlow,
         facts: DaemonFacts,
         *,
         trusted: bool,
@@ -105,7 +105,7 @@ class Service:
         """Register everything but the name: `claim` takes it when the links are ready.
 
         Args:
-            submit_slow: for work that takes seconds and touches no link: compiling.
+            submit_slow: for what another process compiles or loads.
             trusted: it is the system's bus, on which nobody but polkit has polkit's name.
         """
         self._bus = bus

@@ -4,6 +4,7 @@ Who asks is found out first, the work is the worker's, and the answer follows wh
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 from gi.repository import GLib
@@ -36,6 +37,12 @@ class Submit(Protocol):
     def __call__(self, work: Callable[[], Any], done: Done) -> None: ...
 
 
+class SubmitSlow(Protocol):
+    """Queue work of a user that takes seconds and touches no link; `done` as above."""
+
+    def __call__(self, uid: int, work: Callable[[], Any], done: Done) -> None: ...
+
+
 class Reload(Protocol):
     """Apply what the files say now; `done` is called on the main loop."""
 
@@ -49,12 +56,12 @@ class Verbs:
         self,
         manager: Manager,
         submit: Submit,
-        submit_slow: Submit,
+        submit_slow: SubmitSlow,
         reload: Reload,
         polkit: Polkit,
         bus: str,
     ) -> None:
-        """`submit_slow` is for what takes seconds and touches no link: compiling. `bus` is the bus's id."""
+        """`submit_slow` is for what another process compiles or loads. `bus` is the bus's id."""
         self._manager = manager
         self._submit = submit
         self._submit_slow = submit_slow
@@ -203,7 +210,8 @@ class Verbs:
             if checked is None:
                 self._submit(lambda: work(caller, None), _then(call, answer))
             else:
-                self._submit_slow(lambda: self._manager.load(source, checked), _then(call, put))
+                load = partial(self._manager.load, source, checked)
+                self._submit_slow(caller.uid, load, _then(call, put))
 
         def begin(caller: Caller) -> Checked | None:
             checked = check(caller)
