@@ -133,12 +133,13 @@ class Pool:
                     del self._waiting[uid]
                 self._running.add(uid)
             result, error = _attempt(work)
+            # Before the next piece begins, or its answer might come first.
+            GLib.idle_add(_call_once, done, result, error, priority=GLib.PRIORITY_DEFAULT)
             with self._news:
                 self._running.discard(uid)
                 if uid in self._waiting:
                     self._waiting.move_to_end(uid)
                 self._news.notify_all()
-            GLib.idle_add(_call_once, done, result, error, priority=GLib.PRIORITY_DEFAULT)
 
 
 def _attempt(work: Work) -> tuple[Any, BaseException | None]:
