@@ -1,4 +1,4 @@
-"""A thread that runs kernel operations, in order, and others for what takes long. Results go to the main loop.
+"""A thread that runs kernel operations, in order, and others for what takes long. Results go to the loop.
 
 An XDP swap waits for RCU, a load for the verifier: neither may hold up a reader.
 """

@@ -44,6 +44,16 @@ def name_is_free(name: str, links: Links, pins: Pins) -> None:
         )
 
 
+def name_is_no_files(name: str, place: str) -> None:
+    """Refuse a name that a file gives, or its link could not be made. `NameTaken`.
+
+    Args:
+        place: where it is declared; empty where it is not.
+    """
+    if place:
+        raise NameTaken(f"the name {name!r} belongs to what {place} declares; choose another")
+
+
 def loaded_as_allowed(loaded: Loaded | None, confined: Confinement | None) -> None:
     """Refuse a program that was loaded by a grant that is not in force any more. `NotAuthorized`."""
     if loaded is not None and loaded.confined != confined:

@@ -84,6 +84,8 @@ class Declarer:
         self._compiling: set[str] = set()
         """Links whose program is pending."""
         self._reloads = 0
+        self._places: dict[str, str] = {}
+        """Where each link and template is declared, by its name."""
 
     @property
     def cgroup_patterns(self) -> frozenset[str]:
@@ -95,6 +97,7 @@ class Declarer:
         self._reloads += 1
         self._late.clear()
         self._compiling.clear()
+        self._places = {declaration.name: declaration.place for declaration in read}
         unreadable = [refused.file for refused in read.refused if not refused.name]
         self._templates.take(read.templates, unreadable)
         wanted = [*read.links, *self._templates.everywhere(read.links)]
@@ -109,6 +112,10 @@ class Declarer:
             outcome.done["unchanged"] -= not isinstance(step, Detach)
             self._try(step, outcome)
         return outcome
+
+    def declares(self, name: str) -> str:
+        """Where a link of this name is declared, by itself or by a template; empty where it is not."""
+        return self._places.get(name) or self._places.get(name.partition("@")[0] if "@" in name else "", "")
 
     def hear(self, tiding: Tiding) -> list[Pending]:
         """A watcher saw something: make links for new matches of templates."""

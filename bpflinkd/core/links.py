@@ -1,7 +1,10 @@
 """The links that we hold, with what was last known of each. For the worker thread only."""
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
+from typing import Final
 
 from bpflinkd.core.errors import NoSuchLink
 from bpflinkd.core.executor import Held
@@ -10,6 +13,10 @@ from bpflinkd.core.model import Health, LinkView, Occupant, Record, Status
 from bpflinkd.core.ports import Kernel
 from bpflinkd.core.reconcile import NO_FIGHT, Fight
 from bpflinkd.core.targets import CgroupTarget, KprobeMultiTarget, KprobeTarget
+
+_LONGEST_HINT: Final = 40
+"""Characters of a name that is compared with others."""
+_MOST_HINTS: Final = 20
 
 
 @dataclass(slots=True)
@@ -63,10 +70,17 @@ class Links(dict[str, Entry]):
         """The link that a caller names, or `NoSuchLink` with the name that was perhaps meant."""
         entry = self.get(name)
         if entry is None:
-            close = difflib.get_close_matches(name, self, n=1)
+            close = difflib.get_close_matches(name, self._similar(name), n=1)
             hint = f"did you mean {close[0]!r}?" if close else "'bpflinkctl list' shows all"
             raise NoSuchLink(f"there is no link {name!r}; {hint}")
         return entry
+
+    def _similar(self, name: str) -> Iterable[str]:
+        """A few names that may have been meant. Anybody may ask, and comparing long names takes long."""
+        if len(name) > _LONGEST_HINT:
+            return ()
+        begins_or_ends = (n for n in self if n[:2] == name[:2] or n[-2:] == name[-2:])
+        return islice((n for n in begins_or_ends if len(n) <= _LONGEST_HINT), _MOST_HINTS)
 
     def name_of(self, occupant: Occupant) -> str | None:
         """The link of ours that this is after all."""

@@ -92,7 +92,10 @@ class Manager:
         """Every refusal that does not need the program."""
         target = request.target
         confined = self._check_rights(request, target)
-        checks.name_is_free(names.check(request.name), self._links, self._pins)
+        name = names.check(request.name)
+        checks.name_is_free(name, self._links, self._pins)
+        if confined is not None:
+            checks.name_is_no_files(name, self._declarer.declares(name))
         checks.lifetime_fits(request, confined)
         hook = self._kernel.resolve(target)
         plan.check_target_there(target, hook, wait=request.wait)

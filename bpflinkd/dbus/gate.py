@@ -24,6 +24,7 @@ MAX_FDS: Final = 4
 """Of one call."""
 MAX_UNANSWERED: Final = 64
 """Calls of one connection."""
+_BUS: Final = "org.freedesktop.DBus"
 _CALL: Final = Gio.DBusMessageType.METHOD_CALL
 _NO_REPLY: Final = Gio.DBusMessageFlags.NO_REPLY_EXPECTED
 
@@ -67,6 +68,8 @@ class Gate:
         return message
 
     def _look(self, message: Gio.DBusMessage) -> None:
+        if message.get_sender() == _BUS:
+            return  # the pidfd of a caller, for one
         is_call = message.get_message_type() == _CALL
         if not (is_call and self._takes_fds(message)):
             self._strip(message)

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from gi.repository import Gio, GLib
 
@@ -11,10 +10,10 @@ from bpflinkd.core.model import Hold, LinkView
 
 
 @dataclass(slots=True)
-class _Watched:
+class _Held:
+    """A link, and the time after its holder."""
+
     hold: Hold
-    watch: int = 0
-    """GIO's id; 0 where the connection is known to be gone."""
     timer: int = 0
     until: int = 0
     """When the link ends, microseconds since 1970; 0 while its holder is there."""
@@ -28,55 +27,67 @@ class Holding:
         self._connection = connection
         self._bus = bus
         self._lapse = lapse
-        self._watched: dict[str, _Watched] = {}
+        self._links: dict[str, _Held] = {}
+        self._watches: dict[str, int] = {}
+        """One for each holder, however many links it has: a bus sets a limit to what a connection watches."""
 
     def follow(self, view: LinkView) -> None:
         """A link is there, or is held otherwise than before."""
         name, hold = view.record.name, view.record.hold
-        watched = self._watched.get(name)
-        if watched is not None and watched.hold == hold:
+        held = self._links.get(name)
+        if held is not None and held.hold == hold:
             return
         self.forget(name)
         if hold is None or not hold.holder:
             return
-        watched = self._watched[name] = _Watched(hold)
-        if hold.bus == self._bus:
+        self._links[name] = _Held(hold)
+        if hold.bus != self._bus:
+            self._over(name)
+        elif hold.holder not in self._watches:
             # Tells at once where nobody has the name any more.
-            watched.watch = Gio.bus_watch_name_on_connection(
-                self._connection,
-                hold.holder,
-                Gio.BusNameWatcherFlags.NONE,
-                None,
-                lambda *_: self._gone(name, hold),
+            self._watches[hold.holder] = Gio.bus_watch_name_on_connection(
+                self._connection, hold.holder, Gio.BusNameWatcherFlags.NONE, None, self._gone
             )
-        else:
-            self._gone(name, hold)
 
     def forget(self, name: str) -> None:
         """A link is no more."""
-        watched = self._watched.pop(name, None)
-        if watched is None:
+        held = self._links.pop(name, None)
+        if held is None:
             return
-        if watched.watch:
-            Gio.bus_unwatch_name(watched.watch)
-        if watched.timer:
-            GLib.source_remove(watched.timer)
+        if held.timer:
+            GLib.source_remove(held.timer)
+        holder = held.hold.holder
+        if all(other.hold.holder != holder for other in self._links.values()):
+            self._unwatch(holder)
 
     def until(self, name: str) -> int:
         """When a link ends unless it is claimed, microseconds since 1970; 0 while that is not settled."""
-        watched = self._watched.get(name)
-        return watched.until if watched is not None else 0
+        held = self._links.get(name)
+        return held.until if held is not None else 0
 
-    def _gone(self, name: str, hold: Hold) -> None:
-        watched = self._watched.get(name)
-        if watched is None or watched.hold != hold or watched.timer or self._connection.is_closed():
-            return
+    def _gone(self, connection: Gio.DBusConnection | None, holder: str) -> None:
+        if connection is None or connection.is_closed():
+            return  # the bus went, not the holder
+        self._unwatch(holder)
+        for name, held in self._links.items():
+            if held.hold.holder == holder and held.hold.bus == self._bus and not held.timer:
+                self._over(name)
 
-        def over() -> Any:
-            watched.timer = 0
+    def _unwatch(self, holder: str) -> None:
+        watch = self._watches.pop(holder, 0)
+        if watch:
+            Gio.bus_unwatch_name(watch)
+
+    def _over(self, name: str) -> None:
+        """The holder of a link is gone: its grace time begins."""
+        held = self._links[name]
+        hold = held.hold
+
+        def over() -> bool:
+            held.timer = 0
             self._lapse(name, hold.holder)
-            return GLib.SOURCE_REMOVE
+            return bool(GLib.SOURCE_REMOVE)
 
         # The clock on the wall is only for showing: the timer runs on one that nobody can set.
-        watched.until = time.time_ns() // 1000 + hold.grace
-        watched.timer = GLib.timeout_add(-(-hold.grace // 1000), over)
+        held.until = time.time_ns() // 1000 + hold.grace
+        held.timer = GLib.timeout_add(-(-hold.grace // 1000), over)

@@ -134,22 +134,17 @@ Admit: TypeAlias = Callable[[Call, Callable[[], None]], None]
 """Goes on with a call, now or later, or answers it with a refusal. Sees no arguments yet."""
 
 
-def admit_all(_call: Call, then: Callable[[], None]) -> None:
-    """For objects that anybody may ask anything."""
-    then()
-
-
 class DeferringWrapper(ObjectWrapper):  # type: ignore[misc]  # pydbus is not typed
     """Hands each call that is admitted to a handler, which answers now or later.
 
     Signals go out through pydbus's own `SignalEmitted`.
     """
 
-    def __init__(self, handlers: Handlers, admit: Admit = admit_all, closer: Closer | None = None) -> None:
+    def __init__(self, handlers: Handlers, admit: Admit, closer: Closer) -> None:
         # Not the base class's __init__: that inspects Python methods and signals by their names.
         self.object = handlers
         self._admit = admit
-        self._closer = closer or Closer()
+        self._closer = closer
 
     def call_method(
         self,

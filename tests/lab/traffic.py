@@ -4,6 +4,7 @@ Frames carry the ether type 0x88b5 (local experimental) and go to the broadcast 
 many the kernel took. With COUNT 0 it sends until its standard input ends, at most a minute.
 """
 
+import errno
 import select
 import socket
 import sys
@@ -24,7 +25,13 @@ def main(interface: str, count: int) -> int:
         print("sending", flush=True)
         while sent < count or (count == 0 and not select.select([sys.stdin], [], [], 0)[0]):
             for _ in range(_BURST if count == 0 else min(_BURST, count - sent)):
-                out.send(FRAME)
+                try:
+                    out.send(FRAME)
+                except OSError as error:
+                    if error.errno != errno.ENOBUFS:
+                        raise
+                    time.sleep(0.001)  # the queue is full: nothing was sent
+                    continue
                 sent += 1
             if time.monotonic() > deadline:
                 break

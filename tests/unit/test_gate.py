@@ -4,7 +4,9 @@ import os
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from gi.repository import Gio, GLib
@@ -12,12 +14,17 @@ from gi.repository import Gio, GLib
 from bpflinkd.dbus import contract
 from bpflinkd.dbus.closer import Closer
 from bpflinkd.dbus.gate import MAX_BYTES, MAX_UNANSWERED, Gate
-from bpflinkd.dbus.wrapper import Call, DeferringWrapper, admit_all
+from bpflinkd.dbus.wrapper import Call, DeferringWrapper
 
 INTERFACE = f"""<node><interface name="{contract.MANAGER}">
   <method name="Keep"><arg type="s" direction="in"/></method>
 </interface></node>"""
 SECONDS = 20
+
+
+def everybody(_call: Call, then: Callable[[], None]) -> None:
+    """An `Admit` that refuses nobody."""
+    then()
 
 
 class Bus:
@@ -33,7 +40,7 @@ class Bus:
         info = Gio.DBusNodeInfo.new_for_xml(INTERFACE).interfaces[0]
         closer = Closer()
         Gate(self.service, info.methods, closer)
-        wrapper = DeferringWrapper({(contract.MANAGER, "Keep"): self.kept.append}, admit_all, closer)
+        wrapper = DeferringWrapper({(contract.MANAGER, "Keep"): self.kept.append}, everybody, closer)
         self.service.register_object(contract.ROOT, info, wrapper.call_method, None, None)
         self.answers: Counter[str] = Counter()
 
@@ -136,3 +143,27 @@ def test_wrong_arguments_lose_their_descriptors_before_gio_closes_them(bus: Bus)
     while len(os.listdir("/proc/self/fd")) > before:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("sender", "left"),
+    [
+        pytest.param("org.freedesktop.DBus", 1, id="the bus itself"),
+        pytest.param(":1.7", 0, id="anybody else"),
+    ],
+)
+def test_descriptors_in_answers_are_for_those_of_the_bus(sender: str, left: int) -> None:
+    """The bus gives the pidfd of a caller; an answer of somebody else is one that nobody asked for."""
+    filters: list[Callable[..., Any]] = []
+    connection = SimpleNamespace(add_filter=filters.append)
+    Gate(connection, (), Closer())
+    call = Gio.DBusMessage.new_method_call(None, "/", None, "GetConnectionCredentials")
+    call.set_serial(1)
+    answer = Gio.DBusMessage.new_method_reply(call)
+    answer.set_sender(sender)
+    files = Gio.UnixFDList.new()
+    with open(os.devnull) as null:
+        files.append(null.fileno())
+    answer.set_unix_fd_list(files)
+    assert filters[0](connection, answer, True) is answer
+    assert files.get_length() == left

@@ -1,5 +1,8 @@
 """What one user may ask for, counted by clocks that the tests move."""
 
+import xml.etree.ElementTree as ET
+from importlib import resources
+
 import pytest
 from gi.repository import GLib
 from hypothesis import given
@@ -49,6 +52,11 @@ def test_a_refusal_costs_nothing(cost: float, passed: float) -> None:
 
 def test_no_call_costs_more_than_a_full_bucket() -> None:
     assert max(COSTS.values()) <= RATE.burst
+
+
+def test_every_method_of_the_contract_has_its_cost() -> None:
+    text = resources.files("bpflinkd.dbus").joinpath("interface.xml").read_text()
+    assert {method.get("name") for method in ET.fromstring(text).iter("method")} == set(COSTS)
 
 
 def test_users_do_not_pay_for_each_other() -> None:
