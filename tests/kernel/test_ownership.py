@@ -229,6 +229,11 @@ def test_nobody_unknown_gets_an_answer(lab: Lab) -> None:
     assert lab.daemon.link("r0") == before
 
 
+def tells(lab: Lab, words: str) -> None:
+    """The journal says so, in the main loop's next idle moment."""
+    until(lambda: words in lab.daemon.said(), words)
+
+
 # Overriding, and handing over.
 
 
@@ -238,8 +243,8 @@ def test_root_overrides_only_with_force_and_the_journal_tells(lab: Lab) -> None:
         lab.daemon.replace("u0", builtin())
     generation = lab.daemon.replace("u0", builtin(), force=True)
     assert lab.daemon.link("u0")["Generation"] == generation
-    assert "replaced by uid 0, " in lab.daemon.said()
-    assert f"although user:{OWNER} owns it" in lab.daemon.said()
+    tells(lab, "replaced by uid 0, ")
+    tells(lab, f"although user:{OWNER} owns it")
 
 
 def test_force_is_worth_nothing_to_others(lab: Lab) -> None:
@@ -274,7 +279,7 @@ def test_a_link_is_handed_over_to_those_who_may_have_it(lab: Lab) -> None:
     with pytest.raises(Refused, match="may not transfer it"):
         lab.daemon.transfer("u0", uid=GLib.Variant("u", STRANGER))
     lab.daemon.transfer("u0", uid=GLib.Variant("u", STRANGER), force=True)
-    assert "transferred by uid 0" in lab.daemon.said()
+    tells(lab, "transferred by uid 0")
     with pytest.raises(Refused, match="has no grant"):
         lab.callers["stranger"].replace("u0", builtin())
 
@@ -286,8 +291,7 @@ def test_who_made_a_generation_is_told_and_kept(lab: Lab) -> None:
     by = lab.daemon.link("t0")["By"]
     assert (by["uid"], by["unit"], by["pid"]) == (IN_UNIT, UNIT, agent.process.pid)
     assert by["exe"].startswith("/usr/bin/python3")
-    said = lab.daemon.said()
-    assert f"by uid {IN_UNIT}, {UNIT}, pid {agent.process.pid}, /usr/bin/python3" in said
+    tells(lab, f"by uid {IN_UNIT}, {UNIT}, pid {agent.process.pid}, /usr/bin/python3")
     lab.daemon.restart()
     lab.world.ip("link", "show", "t0")
     assert lab.daemon.link("t0")["By"] == by
@@ -422,6 +426,25 @@ def test_a_program_of_ones_own_by_descriptor(lab: Lab) -> None:
             asker.detach("mine")
 
 
+def test_names_of_files_are_for_files(lab: Lab) -> None:
+    """Or whoever may attach anywhere could keep a declared link from being made."""
+    file = lab.world.dir / "etc" / "links.d" / "names.toml"
+    file.parent.mkdir(exist_ok=True)
+    text = '[[link]]\nname = "{}"\ntarget = "{}"\nprogram = {{ builtin = "pass" }}\n'
+    file.write_text(text.format("declared", "xdp:later0") + text.format("guard", "xdp:later*"))
+    lab.daemon.call("Reload")
+    asker = lab.callers["granted"]
+    for name in ("guard@later1", "guard@anything", "guard"):
+        with pytest.raises(Refused, match=f"belongs to what {file}:[0-9]+ declares") as refused:
+            asker.attach(name, {"xdp": "g0"}, builtin())
+        assert refused.value.name == "NameTaken"
+    asker.attach("guarded", {"xdp": "g0"}, builtin())
+    asker.detach("guarded")
+    file.unlink()
+    lab.daemon.call("Reload")
+    assert "declared" not in lab.daemon.links()
+
+
 # A link that lives with a connection.
 
 
@@ -438,7 +461,7 @@ def test_it_ends_with_the_client_that_made_it(lab: Lab) -> None:
     asker.process.kill()
     until(lambda: "until" in lab.daemon.links().get("brief", {}).get("Hold", {"until": 0}), "the grace time")
     until(lambda: "brief" not in lab.daemon.links(), "the end")
-    assert "the connection that held it ended" in lab.daemon.said()
+    tells(lab, "the connection that held it ended")
     assert "xdp" not in lab.world.ip("-o", "link", "show", "g0").split("mtu")[0]
 
 
