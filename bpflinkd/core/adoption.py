@@ -16,7 +16,7 @@ from bpflinkd.core.errors import BadOption, HookBusy, HookGone, NameTaken, NotAu
 from bpflinkd.core.events import LinkAdded
 from bpflinkd.core.executor import Executor, Held
 from bpflinkd.core.links import Entry, Links
-from bpflinkd.core.model import Generation, Health, Lifetime, LinkView, Occupant, Record, State
+from bpflinkd.core.model import Health, LinkView, Occupant, Record, State
 from bpflinkd.core.ownership import Ownership
 from bpflinkd.core.ports import Clock, Kernel, Link, Pins, Program, Publish, Store
 from bpflinkd.core.requests import AdoptRequest
@@ -68,8 +68,8 @@ class Adoption:
         try:
             self._check(request, found.target, found.link)
             came = f"pin {request.pin}" if request.pin else f"bpf_link {found.link.id}"
-            record = self._record(request, found.target, found.program, f"adopted from {came}")
-            record = replace(record, hook=found.hook)
+            message = f"adopted from {came}"
+            record = plan.adopted(request, found.target, found.program, found.hook, self._clock(), message)
             steps = (
                 SaveIntent(record=record, image=None),
                 StageProgram(name=record.name, program=found.program),
@@ -90,7 +90,7 @@ class Adoption:
         self._check(request, target, None)
         program = self._kernel.hold_program(occupant.program.id, ProgramById(id=occupant.program.id))
         try:
-            record = self._record(request, target, program, "being adopted from netlink")
+            record = plan.adopted(request, target, program, None, self._clock(), "being adopted from netlink")
             steps = (
                 SaveIntent(record=record, image=None),
                 StageProgram(name=record.name, program=program),
@@ -138,25 +138,6 @@ class Adoption:
         for name, entry in self._links.items():
             if entry.held.link is not None and entry.held.link.id == link.id:
                 raise NameTaken(f"bpf_link {link.id} is our own link {name!r} already")
-
-    def _record(self, request: AdoptRequest, target: Target, program: Program, message: str) -> Record:
-        now = self._clock()
-        return Record(
-            name=request.name,
-            target=target,
-            owner=request.owner or request.caller.user,
-            policy=request.policy,
-            lifetime=Lifetime.PINNED,
-            created=now,
-            generation=Generation(
-                number=1,
-                program=program.info,
-                source=program.source,
-                since=now,
-                by=request.caller.actor,
-                message=message,
-            ),
-        )
 
     def _run(self, steps: tuple[Step, ...], record: Record, program: Program) -> Held:
         return self._executor.run(steps, record.target, Held(link=None, program=program))

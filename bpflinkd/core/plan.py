@@ -24,6 +24,7 @@ from bpflinkd.core.actions import (
     SwapLink,
 )
 from bpflinkd.core.attach_types import AttachType
+from bpflinkd.core.callers import Caller
 from bpflinkd.core.errors import (
     BadTarget,
     HookBusy,
@@ -32,9 +33,18 @@ from bpflinkd.core.errors import (
     WrongProgramType,
 )
 from bpflinkd.core.ids import NO_PROGRAM, UnixMicros
-from bpflinkd.core.model import Confinement, Generation, Hold, Occupant, ProgramInfo, Record, Status
+from bpflinkd.core.model import (
+    Confinement,
+    Generation,
+    Hold,
+    Lifetime,
+    Occupant,
+    ProgramInfo,
+    Record,
+    Status,
+)
 from bpflinkd.core.ports import Program
-from bpflinkd.core.requests import AttachRequest, ReplaceRequest
+from bpflinkd.core.requests import AdoptRequest, AttachRequest, ReplaceRequest
 from bpflinkd.core.targets import (
     CgroupPlace,
     CgroupTarget,
@@ -179,21 +189,9 @@ def attach(
     if held is not None:
         after = fallback.source if fallback is not None else None
         hold = Hold(holder=request.caller.name, bus=held.bus, grace=held.grace, fallback=after)
-    record = Record(
-        name=request.name,
-        target=target,
-        owner=request.owner or request.caller.user,
-        policy=request.policy,
+    record = replace(
+        _first(request, target, _generation(1, program, request.caller, now, confined=confined)),
         lifetime=request.lifetime,
-        created=now,
-        generation=Generation(
-            number=1,
-            program=program.info,
-            source=program.source,
-            since=now,
-            by=request.caller.actor,
-            confinement=confined,
-        ),
         hook=hook,
         origin=request.origin,
         hold=hold,
@@ -206,6 +204,46 @@ def attach(
     if hook is not None:
         steps.append(CreateLink(record=record, hook=hook, program=program))
     return record, (*steps, SaveDone(record=record), Promote(name=record.name))
+
+
+def adopted(
+    request: AdoptRequest, target: Target, program: Program, hook: Hook | None, now: UnixMicros, message: str
+) -> Record:
+    """The record of what somebody else attached; `hook` is None while ours is not there yet."""
+    generation = _generation(1, program, request.caller, now, message=message)
+    return replace(_first(request, target, generation), hook=hook)
+
+
+def _first(request: AttachRequest | AdoptRequest, target: Target, generation: Generation) -> Record:
+    return Record(
+        name=request.name,
+        target=target,
+        owner=request.owner or request.caller.user,
+        policy=request.policy,
+        lifetime=Lifetime.PINNED,
+        created=generation.since,
+        generation=generation,
+    )
+
+
+def _generation(
+    number: int,
+    program: Program,
+    caller: Caller,
+    now: UnixMicros,
+    *,
+    confined: Confinement | None = None,
+    message: str = "",
+) -> Generation:
+    return Generation(
+        number=number,
+        program=program.info,
+        source=program.source,
+        since=now,
+        by=caller.actor,
+        confinement=confined,
+        message=message,
+    )
 
 
 def replacement(
@@ -221,16 +259,11 @@ def replacement(
         confined: how the program was loaded.
     """
     _check_type(program, record.target.attach_type, f"link {record.name!r} on {record.target}")
+    number = record.generation.number + 1
     return replace(
         record,
-        generation=Generation(
-            number=record.generation.number + 1,
-            program=program.info,
-            source=program.source,
-            since=now,
-            by=request.caller.actor,
-            confinement=confined,
-            message=request.message,
+        generation=_generation(
+            number, program, request.caller, now, confined=confined, message=request.message
         ),
         origin=record.origin if request.origin is None else request.origin,
     )
