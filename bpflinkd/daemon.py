@@ -12,8 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import pydbus.bus
-from gi.repository import GLib
+from gi.repository import Gio, GLib
 
 import bpflinkd
 from bpflinkd import journal, systemd
@@ -27,11 +26,10 @@ from bpflinkd.core.events import LinkAdded, LinkRemoved, News, StateChanged, Tid
 from bpflinkd.core.ids import Micros, UnixMicros
 from bpflinkd.core.manager import Manager
 from bpflinkd.core.pending import Pending
-from bpflinkd.dbus.connecting import Connecting
-from bpflinkd.dbus.service import Service
 from bpflinkd.kernel.bpffs import PinDirectory
 from bpflinkd.kernel.helper import Limits
 from bpflinkd.kernel.system import LinuxKernel
+from bpflinkd.serving import Serving
 from bpflinkd.store.sqlite import SqliteStore
 from bpflinkd.watching import Watching
 from bpflinkd.worker import Pool, Worker
@@ -101,8 +99,16 @@ class Daemon:
         self._states: dict[str, State] = {}
         self._refused: tuple[str, ...] = ()
         self._status_due = False
-        self._bus: pydbus.bus.Bus | None = None
-        self._service: Service | None = None
+        self._serving = Serving(
+            config.bus,
+            self._manager,
+            self._worker,
+            self._compiler,
+            self,
+            patient=systemd.is_service(),
+            connected=self._connected,
+            failed=self._off_the_bus,
+        )
         self._begun = self._ready = False
         self._failure: BaseException | None = None
 
@@ -115,12 +121,7 @@ class Daemon:
         if systemd.is_service():
             # Links are for the first packet. The bus of a machine that boots comes later.
             self._begin()
-        Connecting(
-            self._config.bus,
-            patient=systemd.is_service(),
-            connected=self._connected,
-            failed=self._no_bus,
-        )
+        self._serving.connect()
         self._loop.run()
         watchdog.close()
         self._watching.close()
@@ -152,43 +153,13 @@ class Daemon:
         self._reloaded(outcome)
         systemd.notify("READY=1", self._status())
         self._compiling.all([*pending, *outcome.pending])
-        if self._bus is not None:
-            self._offer(self._bus)
+        self._serving.offer()
 
-    def _connected(self, bus: pydbus.bus.Bus) -> None:
-        self._bus = bus
-        bus.con.connect("closed", self._bus_closed)
+    def _connected(self) -> None:
         if not self._begun:
             self._begin()
         elif self._ready:
-            self._offer(bus)
-
-    def _offer(self, bus: pydbus.bus.Bus) -> None:
-        """Show the links on the bus, and take the name."""
-        service = Service(
-            bus,
-            self._manager,
-            self._worker.submit,
-            self._compiler.submit,
-            self,
-            trusted=self._config.bus == "system",
-        )
-
-        def told(views: Any, error: BaseException | None) -> None:
-            # What happens from here on comes after this: news and answers share one queue.
-            if error is not None:
-                self._fail(error)
-                return
-            self._service = service
-            try:
-                service.show(views)
-                service.claim()
-            except (RuntimeError, GLib.Error) as refusal:
-                self._fail(_name_refused(self._config.bus, refusal))
-            else:
-                log.info("ready on the %s bus", self._config.bus)
-
-        self._worker.submit(self._manager.views, told)
+            self._serving.offer()
 
     # News
 
@@ -197,8 +168,7 @@ class Daemon:
         self._worker.main_loop.post(self._tell, news)
 
     def _tell(self, news: News) -> None:
-        if self._service is not None:
-            self._service.publish(news)
+        self._serving.publish(news)
         match news:
             case LinkAdded(view=view):
                 self._states[view.record.name] = view.health.state
@@ -303,16 +273,8 @@ class Daemon:
         self._failure = error
         self._loop.quit()
 
-    def _no_bus(self, error: GLib.Error) -> None:
-        self._fail(
-            StartError(
-                f"the bus {self._config.bus} cannot be reached: {error.message}; is dbus-daemon running?",
-                EXIT_NO_BUS,
-            )
-        )
-
-    def _bus_closed(self, *_arguments: Any) -> None:
-        self._fail(StartError("the D-Bus connection was closed; links stay attached", EXIT_NO_BUS))
+    def _off_the_bus(self, error: Exception) -> None:
+        self._fail(_no_name(self._config.bus, error))
 
     # For readers
 
@@ -357,11 +319,19 @@ def _make_runtime_dir(place: Path) -> None:
         raise StartError(f"the runtime directory {place} cannot be made: {error.strerror}") from None
 
 
-def _name_refused(bus: str, refusal: Exception) -> StartError:
-    if isinstance(refusal, GLib.Error):
+def _no_name(bus: str, error: Exception) -> Exception:
+    """Why we are not on the bus, for people; what is no matter of the bus as it is."""
+    if isinstance(error, GLib.Error) and Gio.DBusError.is_remote_error(error):
+        # The bus's own answer.
         return StartError(
-            f"the {bus} bus does not let us own org.bpflinkd1: {refusal.message}; "
+            f"the {bus} bus does not let us own org.bpflinkd1: {error.message}; "
             "is its policy file installed?",
             EXIT_NOT_ALLOWED,
         )
-    return StartError(f"another bpflinkd owns org.bpflinkd1 on the {bus} bus")
+    if isinstance(error, GLib.Error):
+        return StartError(
+            f"the bus {bus} cannot be reached: {error.message}; is dbus-daemon running?", EXIT_NO_BUS
+        )
+    if isinstance(error, RuntimeError):
+        return StartError(f"another bpflinkd owns org.bpflinkd1 on the {bus} bus")
+    return error

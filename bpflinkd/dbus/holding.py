@@ -60,6 +60,11 @@ class Holding:
         if all(other.hold.holder != holder for other in self._links.values()):
             self._unwatch(holder)
 
+    def close(self) -> None:
+        """Forget all links: another connection follows them."""
+        for name in tuple(self._links):
+            self.forget(name)
+
     def until(self, name: str) -> int:
         """When a link ends unless it is claimed, microseconds since 1970; 0 while that is not settled."""
         held = self._links.get(name)

@@ -99,6 +99,8 @@ class Service:
         submit: Submit,
         submit_slow: SubmitSlow,
         facts: DaemonFacts,
+        limits: Limits,
+        closer: Closer,
         *,
         trusted: bool,
     ) -> None:
@@ -106,6 +108,7 @@ class Service:
 
         Args:
             submit_slow: for what another process compiles or loads.
+            limits: what callers have used up, also before this connection.
             trusted: it is the system's bus, on which nobody but polkit has polkit's name.
         """
         self._bus = bus
@@ -120,8 +123,7 @@ class Service:
         self._holding = Holding(bus.con, number, lapse)
         polkit = Polkit(bus.con, trusted=trusted)
         verbs = Verbs(manager, submit, submit_slow, facts.reload, polkit, number)
-        closer = Closer()
-        admit = Admission(Peers(bus.con).identify, Limits())
+        admit = Admission(Peers(bus.con).identify, limits)
         text = resources.files(__package__).joinpath("interface.xml").read_text()
         infos = {info.name: info for info in Gio.DBusNodeInfo.new_for_xml(text).interfaces}
         self._link_info = infos.pop(contract.LINK)
@@ -148,6 +150,10 @@ class Service:
     def claim(self) -> None:
         """Take the bus name. RuntimeError or GLib.Error: another has it, or the bus forbids it."""
         self._name = self._bus.request_name(contract.BUS_NAME, allow_replacement=False)
+
+    def close(self) -> None:
+        """The connection broke: let go of what would outlive it."""
+        self._holding.close()
 
     def show(self, views: Iterable[LinkView]) -> None:
         """Show links that are there already; no signals, as nobody knows of us yet."""

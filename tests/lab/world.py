@@ -133,12 +133,16 @@ class World:
         daemon.start(ready=ready)
         return daemon
 
+    def stop_bus(self) -> None:
+        """End the private bus."""
+        end(self._bus)
+
     def _start_bus(self) -> None:
         config = self.dir / "bus.conf"
         config.write_text(_BUS_CONFIG.format(path=self.dir / "bus"))
         log = (self.dir / "bus.log").open("w")
         self._undo.callback(log.close)
-        self.process("dbus-daemon", "--nofork", f"--config-file={config}", stderr=log)
+        self._bus = self.process("dbus-daemon", "--nofork", f"--config-file={config}", stderr=log)
         until((self.dir / "bus").exists, "the private bus")
 
 

@@ -1,0 +1,69 @@
+"""The connection to the bus breaks: links and daemon stay, and it is on the bus again at once."""
+
+import contextlib
+import time
+
+import pytest
+from gi.repository import Gio, GLib
+
+from tests.lab import Daemon
+from tests.lab.as_user import AsUser
+from tests.lab.daemon import Refused, builtin
+from tests.lab.world import until
+
+NOBODY = 65534
+POISON = GLib.Variant("(a{yg}asu)", ({1: "a{sv}", 0: "s"}, ["user:4294967295", "/etc/shadow"], 1))
+"""The bus takes it for well-formed; GLib 2.74 cannot read it, and closes the connection."""
+TO = ("org.bpflinkd1", "/org/bpflinkd1", "org.bpflinkd1.Manager", "List")
+
+
+def breaks_here() -> bool:
+    message = Gio.DBusMessage.new_method_call("a.b", "/x", "a.b", "M")
+    message.set_body(POISON)
+    message.set_serial(1)
+    try:
+        Gio.DBusMessage.new_from_blob(message.to_blob(0), 0)
+    except GLib.Error:
+        return True
+    return False
+
+
+def test_a_message_that_glib_cannot_read_costs_a_moment(daemon: Daemon) -> None:
+    if not breaks_here():
+        pytest.skip("this GLib reads every message that the bus takes")
+    daemon.attach("edge", {"xdp": "v0"}, builtin())
+    before, pid = daemon.link("edge"), daemon.process and daemon.process.pid
+    attacker = AsUser(daemon.world, NOBODY)
+    for turn in range(10):
+        with contextlib.suppress(Refused):
+            attacker.exchange(TO, POISON)
+        until(lambda: daemon.said().count("ready on the") == turn + 2, "on the bus again")  # noqa: B023
+        assert daemon.link("edge") == before
+    assert daemon.process
+    assert (daemon.process.pid, daemon.process.poll()) == (pid, None)
+    assert "the connection to the" in daemon.said()
+    assert daemon.replace("edge", builtin()) == 2
+
+
+def test_a_holder_is_watched_on_the_new_connection(daemon: Daemon) -> None:
+    if not breaks_here():
+        pytest.skip("this GLib reads every message that the bus takes")
+    holder, attacker = AsUser(daemon.world, 0), AsUser(daemon.world, NOBODY)
+    options = {"lifetime": GLib.Variant("s", "owner"), "grace": GLib.Variant("t", 100_000)}
+    holder.attach("edge", {"xdp": "v0"}, builtin(), **options)
+    with contextlib.suppress(Refused):
+        attacker.exchange(TO, POISON)
+    until(lambda: daemon.said().count("ready on the") == 2, "on the bus again")
+    time.sleep(0.3)
+    assert daemon.state("edge") == "active", "its holder is there still"
+    holder.end()
+    until(lambda: not daemon.links(), "the end of the link")
+
+
+def test_without_a_bus_it_ends_and_says_so(daemon: Daemon) -> None:
+    daemon.attach("edge", {"xdp": "v0"}, builtin())
+    assert daemon.process
+    daemon.world.stop_bus()
+    assert daemon.process.wait(10) == 3
+    daemon.process = None  # there is no bus that could tell of its end
+    assert "cannot be reached" in daemon.said()
