@@ -7,6 +7,7 @@ connection is nothing to end for.
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 _AGAIN_MS: Final = 50
 """The bus may take so long to see that our last connection ended."""
 _TRIES: Final = 100
+_OFTEN: Final = 1.0
+"""Seconds: a connection that lasted less is made again after a pause. What breaks one costs memory, too."""
+_PAUSE_MS: Final = 250
 
 
 class Serving:
@@ -61,6 +65,8 @@ class Serving:
         self._limits, self._closer = Limits(), Closer()
         self._bus: pydbus.bus.Bus | None = None
         self._service: Service | None = None
+        self._since = 0.0
+        """When we connected last."""
         self._lost = False
         """A connection of ours broke before."""
 
@@ -106,6 +112,7 @@ class Serving:
 
     def _connected(self, bus: pydbus.bus.Bus) -> None:
         self._bus = bus
+        self._since = time.monotonic()
         bus.con.connect("closed", self._closed)
         self._told()
 
@@ -132,8 +139,16 @@ class Serving:
         # GLib leaves the socket open where it could not read a message: the bus would take us for there.
         with contextlib.suppress(GLib.Error):
             connection.get_stream().close(None)
-        service, self._service, self._bus = self._service, None, None
+        service, bus = self._service, self._bus
+        self._service = self._bus = None
         self._lost = True
         if service is not None:
             service.close()
+        # It and its connection refer to each other, where Python does not look for cycles.
+        vars(bus).clear()
+        often = time.monotonic() - self._since < _OFTEN
+        GLib.timeout_add(_PAUSE_MS if often else 0, self._connect_again)
+
+    def _connect_again(self) -> bool:
         self.connect()
+        return bool(GLib.SOURCE_REMOVE)

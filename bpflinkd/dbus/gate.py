@@ -48,7 +48,12 @@ class Gate:
         self._unanswered: Counter[str] = Counter()
         # Appended to on whichever thread frees a message, emptied on GIO's thread only.
         self._ended: deque[str] = deque()
-        connection.add_filter(self._filter)
+        self._connection = connection
+        self._id = connection.add_filter(self._filter)
+
+    def close(self) -> None:
+        """Filter no more."""
+        self._connection.remove_filter(self._id)
 
     def _filter(
         self, connection: Gio.DBusConnection, message: Gio.DBusMessage, incoming: bool

@@ -68,6 +68,11 @@ class Peers:
 
         self._ask(sender, answered)
 
+    def close(self) -> None:
+        """The connection broke: forget everybody."""
+        for name in tuple(self._known):
+            self._forget(name)
+
     def _learn(self, _said: dict[str, Any] | None, pidfd: int | None) -> None:
         """Whether this bus gives pidfds. Where it gives none for a caller then, that process is gone."""
         self._gives_pidfds = pidfd is not None

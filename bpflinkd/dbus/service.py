@@ -1,5 +1,6 @@
 """The daemon's objects on the bus. Reads are answered from what was published last; verbs are elsewhere."""
 
+import functools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -123,9 +124,9 @@ class Service:
         self._holding = Holding(bus.con, number, lapse)
         polkit = Polkit(bus.con, trusted=trusted)
         verbs = Verbs(manager, submit, submit_slow, facts.reload, polkit, number)
-        admit = Admission(Peers(bus.con).identify, limits)
-        text = resources.files(__package__).joinpath("interface.xml").read_text()
-        infos = {info.name: info for info in Gio.DBusNodeInfo.new_for_xml(text).interfaces}
+        self._peers = Peers(bus.con)
+        admit = Admission(self._peers.identify, limits)
+        infos = dict(_interfaces())
         self._link_info = infos.pop(contract.LINK)
         properties = {
             (contract.PROPERTIES, "Get"): self._get,
@@ -152,8 +153,13 @@ class Service:
         self._name = self._bus.request_name(contract.BUS_NAME, allow_replacement=False)
 
     def close(self) -> None:
-        """The connection broke: let go of what would outlive it."""
+        """The connection broke: let go of what would outlive it, or keep it in memory."""
         self._holding.close()
+        self._peers.close()
+        for link in self._links.values():
+            self._connection.unregister_object(link.registration)
+        self._registration.unregister()
+        self._gate.close()
 
     def show(self, views: Iterable[LinkView]) -> None:
         """Show links that are there already; no signals, as nobody knows of us yet."""
@@ -282,6 +288,13 @@ class Service:
 
     def _signal(self, name: str, *arguments: GLib.Variant, interface: str = contract.MANAGER) -> None:
         self._root.SignalEmitted(interface, name, GLib.Variant.new_tuple(*arguments))
+
+
+@functools.cache
+def _interfaces() -> dict[str, Gio.DBusInterfaceInfo]:
+    """The contract by interface."""
+    text = resources.files(__package__).joinpath("interface.xml").read_text()
+    return {info.name: info for info in Gio.DBusNodeInfo.new_for_xml(text).interfaces}
 
 
 def _bus_id(connection: Gio.DBusConnection) -> str:
