@@ -1,6 +1,7 @@
 """polkit's agent for the terminal, which asks for a password while a command of ours waits.
 
-As systemctl does it: an agent of the session, where there is one, goes before it (`--fallback`).
+It goes before an agent of the session: who typed `--ask` sits at this terminal. And polkit 122 does not find
+one that was registered as a fallback where the process is in no session.
 """
 
 import os
@@ -18,7 +19,7 @@ class Agent:
         # polkit is never asked about root.
         asks = os.geteuid() != 0 and sys.stdin is not None and sys.stdin.isatty()
         # setpriv, so that the agent does not stay behind when we are killed.
-        command = ["setpriv", "--pdeathsig", "TERM", "pkttyagent", "--fallback", "--notify-fd"]
+        command = ["setpriv", "--pdeathsig", "TERM", "pkttyagent", "--notify-fd"]
         if not asks or not shutil.which("setpriv") or not shutil.which("pkttyagent"):
             return
         ready, notify = os.pipe()
