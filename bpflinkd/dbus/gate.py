@@ -22,7 +22,7 @@ MAX_BYTES: Final = 64 << 10
 """Of one call's arguments."""
 MAX_FDS: Final = 4
 """Of one call."""
-MAX_UNANSWERED: Final = 64
+MAX_UNANSWERED: Final = 128
 """Calls of one connection."""
 _BUS: Final = "org.freedesktop.DBus"
 _CALL: Final = Gio.DBusMessageType.METHOD_CALL
