@@ -31,7 +31,7 @@ QUICK: Final = 30.0
 """Seconds. Long enough for a verifier that has much to read, short enough to notice."""
 LONG: Final = 150.0
 """Seconds, where C is compiled or a person is asked. The daemon gives a compiler a minute, and compiles one
-source at a time."""
+source of a user at a time."""
 
 
 class Client:
