@@ -173,6 +173,32 @@ def running(world: World) -> str:
     return " ".join(re.findall(r"prog/xdp id (\d+)", world.ip("link", "show", "v0")))
 
 
+def test_a_take_over_that_fails_puts_the_program_back(world: World) -> None:
+    """The kernel refuses the bpf_link, when the hook is empty already."""
+    require_strace()
+    daemon = world.daemon("--sweep-interval", "3600")
+    log = world.dir / "strace.log"
+    netlink_attach(world)
+    before = running(world)
+    assert daemon.process is not None
+    with Watched(daemon.process.pid, log, kill_at={}) as watched:
+        adopt(daemon, by_netlink)
+        when_quiet(log)
+    create = next(call for call in watched.calls if call.what == "BPF_LINK_CREATE")
+    daemon.detach("edge")
+    netlink_attach(world)
+    before = running(world)
+    failing = Watched(daemon.process.pid, log, kill_at={}, fail_at=(create.name, create.nth, "ENOSPC"))
+    with failing, pytest.raises(Refused) as refused:
+        adopt(daemon, by_netlink)
+    assert refused.value.name == "KernelRefused", refused.value
+    assert running(world) == before, "it is on its hook again"
+    assert daemon.links() == {}
+    assert not list(daemon.pins.iterdir())
+    adopt(daemon, by_netlink)
+    assert daemon.state("edge") == "active"
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("how", [by_netlink, by_link])
 def test_kill_9_at_every_call_of_an_adoption(

@@ -77,9 +77,20 @@ class Watched:
     """
 
     def __init__(
-        self, pid: int, log: Path, *, calls: Sequence[str] = LASTING_CALLS, kill_at: Mapping[str, int]
+        self,
+        pid: int,
+        log: Path,
+        *,
+        calls: Sequence[str] = LASTING_CALLS,
+        kill_at: Mapping[str, int],
+        fail_at: tuple[str, int, str] | None = None,
     ) -> None:
-        self._command = [*_options(calls, log, kill_at), "-p", str(pid)]
+        """`fail_at`: a call, which of its name in its thread, and the errno it gets instead of being made."""
+        fails = []
+        if fail_at is not None:
+            name, nth, code = fail_at
+            fails = ["-e", f"inject={name}:error={code}:when={nth}"]
+        self._command = [*_options(calls, log, kill_at), *fails, "-p", str(pid)]
         self._pid = pid
         self._kills = bool(kill_at)
         self._log = log
