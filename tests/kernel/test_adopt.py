@@ -162,6 +162,10 @@ def by_link(daemon: Daemon) -> Callable[[], None]:
     return remove
 
 
+LASTING_COMMANDS = ("BPF_OBJ_PIN", "BPF_LINK_CREATE", "BPF_LINK_UPDATE", "BPF_LINK_DETACH")
+"""Of bpf(2); the others only look, or end with the process."""
+
+
 def adopt(daemon: Daemon, how: Callable[[Daemon], object]) -> None:
     if how is by_netlink:
         daemon.adopt("edge", xdp=GLib.Variant("s", "v0"))
@@ -213,7 +217,7 @@ def test_kill_9_at_every_call_of_an_adoption(
     with Watched(daemon.process.pid, log, kill_at={}) as watched:
         adopt(daemon, how)
         when_quiet(log)
-    points = [call for call in watched.calls if call.name != "bpf" or call.what != "BPF_OBJ_GET_INFO_BY_FD"]
+    points = [call for call in watched.calls if call.name != "bpf" or call.what in LASTING_COMMANDS]
     assert any(call.what == "BPF_LINK_CREATE" for call in points) == (how is by_netlink)
     daemon.detach("edge")
     if how is by_link:
