@@ -227,7 +227,11 @@ class Host:
 
 
 def _as(user: str) -> tuple[str, ...]:
-    return () if user == "root" else ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups")
+    if user == "root":
+        return ()
+    # Debian calls the group of nobody otherwise.
+    group = {"nobody": "nogroup"}.get(user, user)
+    return ("setpriv", f"--reuid={user}", f"--regid={group}", "--init-groups")
 
 
 def declaration(name: str, target: str, program: str = "count_new") -> str:
