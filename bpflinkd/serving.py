@@ -16,6 +16,7 @@ from gi.repository import Gio, GLib
 
 from bpflinkd.core.events import News
 from bpflinkd.core.manager import Manager
+from bpflinkd.dbus import unread
 from bpflinkd.dbus.closer import Closer
 from bpflinkd.dbus.connecting import Connecting
 from bpflinkd.dbus.limits import Limits
@@ -63,6 +64,7 @@ class Serving:
         self._told = connected
         self._failed = failed
         self._limits, self._closer = Limits(), Closer()
+        unread.close_by(self._closer)
         self._bus: pydbus.bus.Bus | None = None
         self._service: Service | None = None
         self._since = 0.0

@@ -159,6 +159,8 @@ class Service:
         for link in self._links.values():
             self._connection.unregister_object(link.registration)
         self._registration.unregister()
+        self._root.close()
+        self._link_wrapper.close()
         self._gate.close()
 
     def show(self, views: Iterable[LinkView]) -> None:

@@ -146,6 +146,11 @@ class DeferringWrapper(ObjectWrapper):  # type: ignore[misc]  # pydbus is not ty
         self._admit = admit
         self._closer = closer
 
+    def close(self) -> None:
+        """No call and no signal will follow: let go of all that would keep the connection in memory."""
+        self.object = {}
+        type(self).SignalEmitted.map.pop(self, None)  # pydbus would keep every subscriber there, for good
+
     def call_method(
         self,
         _connection: Gio.DBusConnection,

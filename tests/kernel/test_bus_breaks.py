@@ -1,31 +1,21 @@
 """The connection to the bus breaks: links and daemon stay, and it is on the bus again at once."""
 
 import contextlib
+import os
 import time
 
 import pytest
-from gi.repository import Gio, GLib
+from gi.repository import GLib
 
 from tests.lab import Daemon
-from tests.lab.as_user import AsUser
+from tests.lab.as_user import AsUser, memfd
 from tests.lab.daemon import Refused, builtin
+from tests.lab.poison import POISON, breaks_here
+from tests.lab.size import Size
 from tests.lab.world import until
 
 NOBODY = 65534
-POISON = GLib.Variant("(a{yg}asu)", ({1: "a{sv}", 0: "s"}, ["user:4294967295", "/etc/shadow"], 1))
-"""The bus takes it for well-formed; GLib 2.74 cannot read it, and closes the connection."""
 TO = ("org.bpflinkd1", "/org/bpflinkd1", "org.bpflinkd1.Manager", "List")
-
-
-def breaks_here() -> bool:
-    message = Gio.DBusMessage.new_method_call("a.b", "/x", "a.b", "M")
-    message.set_body(POISON)
-    message.set_serial(1)
-    try:
-        Gio.DBusMessage.new_from_blob(message.to_blob(0), 0)
-    except GLib.Error:
-        return True
-    return False
 
 
 def test_a_message_that_glib_cannot_read_costs_a_moment(daemon: Daemon) -> None:
@@ -34,11 +24,16 @@ def test_a_message_that_glib_cannot_read_costs_a_moment(daemon: Daemon) -> None:
     daemon.attach("edge", {"xdp": "v0"}, builtin())
     before, pid = daemon.link("edge"), daemon.process and daemon.process.pid
     attacker = AsUser(daemon.world, NOBODY)
+    fd = memfd(b"sent along")
     for turn in range(10):
         with contextlib.suppress(Refused):
-            attacker.exchange(TO, POISON)
+            attacker.exchange(TO, POISON, [fd])
         until(lambda: daemon.said().count("ready on the") == turn + 2, "on the bus again")  # noqa: B023
         assert daemon.link("edge") == before
+        if turn == 1:
+            fds = Size(daemon).fds
+    os.close(fd)
+    until(lambda: Size(daemon).fds <= fds, "descriptors are closed")
     assert daemon.process
     assert (daemon.process.pid, daemon.process.poll()) == (pid, None)
     assert "the connection to the" in daemon.said()

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from gi.repository import GLib
@@ -22,6 +21,7 @@ from tests.lab.as_user import AsUser, Refused, memfd
 from tests.lab.compiled import program
 from tests.lab.daemon import ROOT, builtin, elf
 from tests.lab.fuzz import Generator, Message
+from tests.lab.size import Size
 from tests.lab.world import until
 
 SECONDS = float(os.environ.get("BPFLINKD_FUZZ_SECONDS", "20"))
@@ -30,19 +30,6 @@ USERS = (65534, 1, 2, 3, 5, 6)
 """Known to /etc/passwd everywhere. Several, because each may only call so often."""
 NAMES = ("edge", "egress")
 UNTOUCHED = ("Name", "KernelLinkId", "Program", "Generation", "State", "Owner", "Policy", "Lifetime")
-_KIB_A_PAGE = 4
-
-
-class Size:
-    """What a process takes."""
-
-    def __init__(self, daemon: Daemon) -> None:
-        assert daemon.process
-        place = Path(f"/proc/{daemon.process.pid}")
-        self.fds = len(list((place / "fd").iterdir()))
-        self.kib = int((place / "statm").read_text().split()[1]) * _KIB_A_PAGE
-
-
 PING = """
 import json, sys, threading, time
 from gi.repository import Gio, GLib

@@ -21,6 +21,8 @@ from tests.lab.as_user import AsUser, Refused, memfd
 from tests.lab.compiled import program
 from tests.lab.daemon import ROOT, Source, builtin, by_fd
 from tests.lab.maps import _lib as libbpf
+from tests.lab.poison import POISON, breaks_here
+from tests.lab.size import Size
 from tests.lab.world import run, until
 
 NOBODY = 65534
@@ -102,17 +104,12 @@ def attached(daemon: Daemon) -> Daemon:
     return daemon
 
 
-def count_fds(daemon: Daemon) -> int:
-    assert daemon.process
-    return len(list(Path(f"/proc/{daemon.process.pid}/fd").iterdir()))
-
-
 @pytest.fixture
 def unchanged(attached: Daemon) -> Iterator[Daemon]:
     """What the test does leaves no descriptor in the daemon, and all links as they are."""
-    before, links = count_fds(attached), attached.links()
+    before, links = Size(attached).fds, attached.links()
     yield attached
-    until(lambda: count_fds(attached) <= before, "descriptors are closed again")
+    until(lambda: Size(attached).fds <= before, "descriptors are closed again")
     assert attached.links() == links
     assert "unexpected failure" not in attached.said()
 
@@ -122,6 +119,7 @@ def words(kind: str) -> tuple[object, ...]:
 
 
 ATTACH = ("Attach", "(sa{sv}a{sv}a{sv})")
+LIST = ("org.bpflinkd1", ROOT, "org.bpflinkd1.Manager", "List")
 
 
 @pytest.mark.parametrize("uid", [pytest.param(0, id="root"), pytest.param(NOBODY, id="nobody")])
@@ -257,7 +255,7 @@ def stuck(attached: Daemon) -> Stuck:
 @pytest.mark.parametrize("method", ["Attach", "Nope", "Detach"])
 def test_a_file_system_that_does_not_answer(attached: Daemon, stuck: Stuck, method: str) -> None:
     """The daemon's own close of what it was sent never ends. GIO refuses two of these by itself."""
-    before = count_fds(attached)
+    before = Size(attached).fds
     client = AsUser(attached.world, NOBODY)
     signature, arguments = (ATTACH[1], words("object")) if method == "Attach" else ("(u)", (1,))
     with pytest.raises(Refused, match=r"NotAuthorized|UnknownMethod|InvalidArgs"):
@@ -276,4 +274,19 @@ def test_a_file_system_that_does_not_answer(attached: Daemon, stuck: Stuck, meth
     requests = stuck.said()
     assert set(requests) <= {"flush", "release"}, "it was looked at"
     assert "flush" in requests
-    until(lambda: count_fds(attached) <= before, "descriptors are closed again")
+    until(lambda: Size(attached).fds <= before, "descriptors are closed again")
+
+
+def test_one_in_a_message_that_glib_cannot_read(attached: Daemon, stuck: Stuck) -> None:
+    """GLib closes it on the thread that moves the bytes of every connection."""
+    if not breaks_here():
+        pytest.skip("this GLib reads every message that the bus takes")
+    before = Size(attached).fds
+    client = AsUser(attached.world, NOBODY)
+    for turn in range(2):
+        with contextlib.suppress(Refused):
+            client.exchange(LIST, POISON, [stuck.fd])
+        until(lambda: attached.said().count("ready on the") == turn + 2, "on the bus again")  # noqa: B023
+        attached.replace("edge", builtin())
+    assert "flush" in stuck.said()
+    until(lambda: Size(attached).fds <= before, "descriptors are closed again")
