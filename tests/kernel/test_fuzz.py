@@ -156,7 +156,8 @@ def test_hostile_calls(attached: Daemon, files: dict[str, int], users: tuple[int
     )
     assert untouched(daemon) == links, f"seed {SEED}"
     assert "unexpected failure" not in daemon.said(), f"seed {SEED}: {daemon.said()}"
-    assert grown < 2048, f"seed {SEED}"
+    # One big message moves it by 3,400 KiB for as long as the allocator likes; 1 KiB a call would be more.
+    assert grown < 4096, f"seed {SEED}"
     assert answers["LimitExceeded"] < answers.total() / 2
     assert len(answers) > 4
     assert p99 < 0.02, f"seed {SEED}"
