@@ -154,7 +154,7 @@ def test_source_is_compiled_beside_the_worker(daemon: Daemon, tmp_path: Path) ->
         assert reload(daemon) == {"attached": 1}
         after_reboot(daemon)
         assert daemon.link(NAME)["State"] == "failed"
-        assert "is being compiled" in daemon.link(NAME)["Reason"]
+        assert "is being loaded again from source" in daemon.link(NAME)["Reason"]
         other = supported(daemon)["cgroup"]
         daemon.attach("meanwhile", other.target(), elf(compiled(other.program)))
         assert daemon.link(NAME)["State"] == "failed", "the attach did not wait for the compiler"
