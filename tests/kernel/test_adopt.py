@@ -183,7 +183,6 @@ def test_a_take_over_that_fails_puts_the_program_back(world: World) -> None:
     daemon = world.daemon("--sweep-interval", "3600")
     log = world.dir / "strace.log"
     netlink_attach(world)
-    before = running(world)
     assert daemon.process is not None
     with Watched(daemon.process.pid, log, kill_at={}) as watched:
         adopt(daemon, by_netlink)

@@ -13,6 +13,7 @@ from tests.kernel.test_replace import REPO, load_counters
 from tests.lab import Daemon
 from tests.lab.compiled import PROGRAMS, compile_c, program
 from tests.lab.daemon import Refused, Source, builtin, by_fd, by_id, elf, pinned
+from tests.lab.size import Size
 from tests.lab.world import run, until
 
 
@@ -304,31 +305,26 @@ def test_malformed_calls(
 
 
 def test_refusals_leak_no_descriptor(daemon: Daemon) -> None:
-    assert daemon.process
-    place = Path(f"/proc/{daemon.process.pid}/fd")
-
     def refuse() -> None:
         for source in (elf(program("count")), elf(program("count"), "verifier_hates"), by_id(1 << 31)):
             with pytest.raises(Refused):
                 daemon.attach("edge", {"xdp": "v0"}, source)
 
     refuse()
-    before = len(list(place.iterdir()))
+    before = Size(daemon).fds
     for _ in range(10):
         refuse()
     # They are closed a moment after the answer.
-    until(lambda: len(list(place.iterdir())) <= before, "as few descriptors as before")
+    until(lambda: Size(daemon).fds <= before, "as few descriptors as before")
 
 
 def test_calls_leave_no_memory_behind(daemon: Daemon) -> None:
     """GIO leaks an invocation with each call, 2 KB of it, where nobody takes care."""
-    assert daemon.process
-    status = Path(f"/proc/{daemon.process.pid}/statm")
 
     def resident_kib(calls: int) -> int:
         for _ in range(calls):
             daemon.links()
-        return int(status.read_text().split()[1]) * 4
+        return Size(daemon).kib
 
     before = resident_kib(500)
     assert resident_kib(2000) - before < 1000

@@ -1,34 +1,28 @@
 """The connection to the bus breaks: links and daemon stay, and it is on the bus again at once."""
 
-import contextlib
 import os
 import time
 
-import pytest
 from gi.repository import GLib
 
 from tests.lab import Daemon
 from tests.lab.as_user import AsUser, memfd
-from tests.lab.daemon import Refused, builtin
-from tests.lab.poison import POISON, breaks_here
+from tests.lab.daemon import builtin
+from tests.lab.poison import break_connection, require_poison
 from tests.lab.size import Size
 from tests.lab.world import until
 
 NOBODY = 65534
-TO = ("org.bpflinkd1", "/org/bpflinkd1", "org.bpflinkd1.Manager", "List")
 
 
 def test_a_message_that_glib_cannot_read_costs_a_moment(daemon: Daemon) -> None:
-    if not breaks_here():
-        pytest.skip("this GLib reads every message that the bus takes")
+    require_poison()
     daemon.attach("edge", {"xdp": "v0"}, builtin())
     before, pid = daemon.link("edge"), daemon.process and daemon.process.pid
     attacker = AsUser(daemon.world, NOBODY)
     fd = memfd(b"sent along")
     for turn in range(10):
-        with contextlib.suppress(Refused):
-            attacker.exchange(TO, POISON, [fd])
-        until(lambda: daemon.said().count("ready on the") == turn + 2, "on the bus again")  # noqa: B023
+        break_connection(daemon, attacker, [fd])
         assert daemon.link("edge") == before
         if turn == 1:
             fds = Size(daemon).fds
@@ -41,14 +35,11 @@ def test_a_message_that_glib_cannot_read_costs_a_moment(daemon: Daemon) -> None:
 
 
 def test_a_holder_is_watched_on_the_new_connection(daemon: Daemon) -> None:
-    if not breaks_here():
-        pytest.skip("this GLib reads every message that the bus takes")
+    require_poison()
     holder, attacker = AsUser(daemon.world, 0), AsUser(daemon.world, NOBODY)
     options = {"lifetime": GLib.Variant("s", "owner"), "grace": GLib.Variant("t", 100_000)}
     holder.attach("edge", {"xdp": "v0"}, builtin(), **options)
-    with contextlib.suppress(Refused):
-        attacker.exchange(TO, POISON)
-    until(lambda: daemon.said().count("ready on the") == 2, "on the bus again")
+    break_connection(daemon, attacker)
     time.sleep(0.3)
     assert daemon.state("edge") == "active", "its holder is there still"
     holder.end()

@@ -1,6 +1,5 @@
 """Objects of callers who are not root: what they may have, and what a hostile one gets."""
 
-import gc
 import os
 import random
 import re
@@ -31,6 +30,7 @@ from bpflinkd.kernel.maps import MapShape
 from bpflinkd.kernel.program import HeldProgram
 from bpflinkd.kernel.system import LinuxKernel
 from tests.lab.compiled import compile_c, program
+from tests.lab.leftovers import nothing_left
 from tests.lab.world import run
 from tests.unit.test_compile import PROLOGUE, listening
 
@@ -44,13 +44,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
-    """No fd stays open, and no child remains, dead or alive."""
-    gc.collect()  # what tests before left to Python
-    before = set(os.listdir("/proc/self/fd"))
-    yield
-    assert set(os.listdir("/proc/self/fd")) <= before
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    with nothing_left():
+        yield
 
 
 def load(

@@ -1,7 +1,6 @@
 """What of compiling C needs neither bcc nor headers: reading the source, the helper, the sentences."""
 
 import contextlib
-import gc
 import hashlib
 import json
 import os
@@ -32,6 +31,7 @@ from bpflinkd.core.sources import MAX_SOURCE
 from bpflinkd.kernel import compile as compiling
 from bpflinkd.kernel import helper
 from bpflinkd.kernel.helper import Limits, Spawned
+from tests.lab.leftovers import nothing_left
 
 SOURCE = b"int f(struct xdp_md *ctx) { return XDP_PASS; }\n"
 
@@ -61,13 +61,8 @@ def ask(way: helper.Way, function: str | None = None, *, seconds: float = 20.0) 
 
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
-    """No fd stays open, and no child remains, dead or alive."""
-    gc.collect()  # what tests before left to Python
-    before = set(os.listdir("/proc/self/fd"))
-    yield
-    assert set(os.listdir("/proc/self/fd")) <= before
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    with nothing_left():
+        yield
 
 
 def test_a_source_is_read_whole_wherever_the_offset_is() -> None:

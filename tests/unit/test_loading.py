@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import gc
 import os
 import socket
 import struct
@@ -34,6 +33,7 @@ from bpflinkd.kernel import archive, confined, maps, objects
 from bpflinkd.kernel import compile as compiling
 from bpflinkd.kernel.helper import Limits, Spawned, Way
 from bpflinkd.kernel.maps import MapLimits, MapShape
+from tests.lab.leftovers import nothing_left
 from tests.unit.test_compile import ENDING, PROLOGUE, listening
 
 CONFINED = Confinement(kernel_memory=False, maps=4, memory=1 << 20)
@@ -43,13 +43,8 @@ HASH, ARRAY, PERCPU_ARRAY, RINGBUF = 1, 2, 6, 27
 
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
-    """No fd stays open, and no child remains, dead or alive."""
-    gc.collect()  # what tests before left to Python
-    before = set(os.listdir("/proc/self/fd"))
-    yield
-    assert set(os.listdir("/proc/self/fd")) <= before
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    with nothing_left():
+        yield
 
 
 # Files of callers
