@@ -91,8 +91,9 @@ class Kind:
             running = Load()
             yield running
             process.stdin.close()
-            running.events = int(process.stdout.read())
-            assert process.wait(60) == 0
+            made = process.stdout.read()
+            assert process.wait(60) == 0, "the load broke: what it said is above"
+            running.events = int(made)
         finally:
             end(process)
 

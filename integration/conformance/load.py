@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.lab.traffic import FRAME
+from tests.lab.traffic import frames
 
 _LONGEST = 60.0
 _BURST = 64
@@ -28,18 +28,6 @@ _CALLS = {
     "__x64_sys_timer_getoverrun": 225,
 }
 _libc = ctypes.CDLL(None)
-
-
-def frames(interface: str) -> Callable[[], int]:
-    """A frame for the other end of a veth pair."""
-    out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-    out.bind((interface, 0))
-
-    def once() -> int:
-        out.send(FRAME)
-        return 1
-
-    return once
 
 
 def datagrams(cgroup: str) -> Callable[[], int]:

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from integration.conformance.kinds import Kind
-from integration.conformance.load import calls, datagrams, frames
+from integration.conformance.load import calls, datagrams
+from tests.lab.traffic import frames
 
 REPO = Path(__file__).parents[2]
 
