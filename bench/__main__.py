@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
-from bench import declared, kprobe, packets, reads, replace, thousand
+from bench import declared, kprobe, noticed, packets, reads, replace, thousand
 from bench.setting import Setting
 from bench.table import Row, show
 
@@ -25,13 +25,20 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "boot": declared.boot,
     "reload": declared.reload,
     "hotplug": declared.hotplug,
+    "noticed-netlink": noticed.by_netlink,
+    "noticed-sweep": noticed.by_sweep,
+    "restored": noticed.restored,
+    "quiet": noticed.nothing,
 }
 KPROBE_BENCHMARKS: Mapping[str, Benchmark] = {
     "kprobe-hits": kprobe.hits,
     "kprobe-swaps": kprobe.swaps,
     "kprobe-count": kprobe.counted_once,
+    "noticed-sentinel": noticed.by_sentinel,
+    "noticed-burst": noticed.burst,
+    "unrelated": noticed.unrelated,
 }
-"""Named only: they need a kernel with kprobes."""
+"""Named only: they need a kernel that runs kprobes and tracing programs."""
 
 
 def main(names: list[str]) -> int:

@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from gi.repository import Gio, GLib
+from gi.repository import GLib
 
 from bench.client import PROPERTIES
+from bench.hearing import Hearing
 from bench.setting import LINKS, Place, Setting
 from bench.table import Row, below, milliseconds
 from bench.timing import once, percentile
@@ -136,47 +137,20 @@ def hotplug(setting: Setting) -> Iterator[Row]:
 
 
 class _Added:
-    """Hears LinkAdded in a thread of its own."""
+    """When which link was added."""
 
     def __init__(self, world: World) -> None:
-        self._seen: dict[str, float] = {}
-        self._news = threading.Condition()
-        self._ready = threading.Event()
-        context = GLib.MainContext.new()
-        threading.Thread(target=self._listen, args=(world.bus, context), daemon=True).start()
-        if not self._ready.wait(5):
-            raise TimeoutError("no signals can be heard")
-
-    def _listen(self, bus: str, context: GLib.MainContext) -> None:
-        context.push_thread_default()
-        flags = Gio.DBusConnectionFlags
-        connection = Gio.DBusConnection.new_for_address_sync(
-            bus, flags.AUTHENTICATION_CLIENT | flags.MESSAGE_BUS_CONNECTION, None, None
-        )
-        connection.signal_subscribe(
-            None, MANAGER, "LinkAdded", ROOT, None, Gio.DBusSignalFlags.NONE, self._heard
-        )
-        self._ready.set()
-        GLib.MainLoop.new(context, False).run()
-
-    def _heard(self, *arguments: object) -> None:
-        name = arguments[5].unpack()[0]  # type: ignore[attr-defined]
-        with self._news:
-            self._seen[name] = time.monotonic()
-            self._news.notify_all()
+        self._hearing = Hearing(world, "LinkAdded")
 
     def after(self, name: str, make: Callable[[], object]) -> float:
         """Milliseconds from before `make` until the link is told."""
         began = time.monotonic()
         make()
-        self.wait({name})
-        return (self._seen[name] - began) * 1000
+        return (self._hearing.first(lambda _signal, words: words[0] == name) - began) * 1000
 
     def wait(self, names: set[str]) -> None:
         """Until all of these are told."""
-        with self._news:
-            if not self._news.wait_for(lambda: names <= self._seen.keys(), 60):
-                raise TimeoutError(f"{len(names - self._seen.keys())} links were not told")
+        self._hearing.wait(lambda: names <= {words[0] for _, _, words in self._hearing.heard})
 
 
 def _groups(world: World) -> str:

@@ -18,12 +18,12 @@ LINKS = 1000
 class Place:
     """A world with one daemon, a client, and loaded programs."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *options: str) -> None:
         self.world = world
         self.programs = world.bpffs / "programs"
         self.programs.mkdir()
         # No sweep of its own accord: that one is measured by itself.
-        self.daemon = world.daemon("--sweep-interval", "3600")
+        self.daemon = world.daemon(*(options or ("--sweep-interval", "3600")))
         self.client = Client(world.bus)
 
     def load(self, source: str, name: str) -> Path:

@@ -15,7 +15,7 @@ from bpflinkd.config.receiver import receiver
 from bpflinkd.core.ids import Micros, UnixMicros
 from bpflinkd.core.manager import Manager
 from bpflinkd.core.model import State
-from bpflinkd.kernel import libbpf
+from bpflinkd.kernel import libbpf, sentinel
 from bpflinkd.kernel.bpffs import PinDirectory
 from bpflinkd.kernel.info import LINK_INFO_SIZE
 from bpflinkd.kernel.system import LinuxKernel
@@ -35,6 +35,7 @@ def main(state_dir: Path, bpffs: Path) -> None:
         lambda: UnixMicros(time.time_ns() // 1000),
         lambda: Micros(time.monotonic_ns() // 1000),
         receiver,
+        sentinel.off(bpffs),
     )
     manager.start(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
     views = manager.views()

@@ -44,7 +44,7 @@ def below(what: str, value: float, limit: float, unit: str = "ms", floor: float 
         floor="-" if floor is None else f"{floor:.2f} {unit}",
         measured=f"{value:.2f} {unit}",
         ratio=None if floor is None else value / floor,
-        target=f"< {limit:g} {unit}",
+        target=f"< {limit:.4g} {unit}",
         met=value < limit,
     )
 

@@ -34,6 +34,12 @@ _Dir = click.Path(path_type=Path, readable=False)
 @click.option("--foreground", is_flag=True, default=None, help="Log to standard error.")
 @click.option("--sweep-interval", type=float, metavar="S", help="Seconds.  [default: 5]")
 @click.option(
+    "--sentinel/--no-sentinel",
+    default=None,
+    help="Have our program in the kernel tell who changes what.  [default: where the kernel allows it]",
+)
+@click.option("--events-kept", type=int, metavar="N", help="Entries of the event log.  [default: 10000]")
+@click.option(
     "--compile-timeout", type=float, metavar="S", help="Seconds a C source may take.  [default: 60]"
 )
 @click.option(

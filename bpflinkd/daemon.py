@@ -21,18 +21,21 @@ from bpflinkd.config import Config, grants
 from bpflinkd.config.grants import GrantsDirectory
 from bpflinkd.config.links import LinksDirectory, directories
 from bpflinkd.config.receiver import receiver
+from bpflinkd.core.chronicle import LogEntry, Query
 from bpflinkd.core.declarer import Outcome
 from bpflinkd.core.events import LinkAdded, LinkRemoved, News, StateChanged, Tiding
 from bpflinkd.core.ids import Micros, UnixMicros
 from bpflinkd.core.manager import Manager
 from bpflinkd.core.pending import Pending
+from bpflinkd.kernel import sentinel
 from bpflinkd.kernel.bpffs import PinDirectory
 from bpflinkd.kernel.helper import Limits
 from bpflinkd.kernel.system import LinuxKernel
+from bpflinkd.recording import Recording
 from bpflinkd.serving import Serving
 from bpflinkd.store.sqlite import SqliteStore
 from bpflinkd.watching import Watching
-from bpflinkd.worker import Pool, Worker
+from bpflinkd.worker import Done, Pool, Worker
 
 if TYPE_CHECKING:
     from bpflinkd.core.model import State
@@ -90,12 +93,24 @@ class Daemon:
         kernel = LinuxKernel(
             compile_limits=Limits(seconds=config.compile_timeout), compiler_socket=config.compiler_socket
         )
-        self._manager = Manager(kernel, pins, self._store, self._published, _now, _ticks, receiver)
+        self._sentinel = sentinel.open(config.bpffs) if config.sentinel else sentinel.off(config.bpffs)
+        self._manager = Manager(
+            kernel, pins, self._store, self._published, _now, _ticks, receiver, self._sentinel
+        )
         self._compiling = Compiling(self._manager, self._worker, self._compiler)
         self._files = LinksDirectory(directories(config.config_dir))
         self._grants = GrantsDirectory(grants.directories(config.config_dir))
         # Listen before the first look, so that nothing falls between the two.
-        self._watching = Watching(config.sweep_interval, kernel.cgroup_root(), self._heard, self._start_sweep)
+        self._watching = Watching(
+            config.sweep_interval,
+            kernel.cgroup_root(),
+            config.bpffs,
+            self._sentinel,
+            self._heard,
+            self._start_sweep,
+            self._start_witness,
+        )
+        self._recording = Recording(config.state_dir / "events", config.events_kept, _now, self._recorded)
         self._states: dict[str, State] = {}
         self._refused: tuple[str, ...] = ()
         self._status_due = False
@@ -126,7 +141,9 @@ class Daemon:
         watchdog.close()
         self._watching.close()
         self._worker.stop()  # a compiler at work ends with us
+        self._recording.close()
         self._store.close()
+        self._sentinel.close()
         # A message of a process that is gone is nobody's to the manager: the last link's descriptor, say.
         systemd.barrier(_LAST_WORDS)
         if self._failure is not None:
@@ -168,6 +185,7 @@ class Daemon:
         self._worker.main_loop.post(self._tell, news)
 
     def _tell(self, news: News) -> None:
+        self._recording.add(news, starting=not self._ready)
         self._serving.publish(news)
         match news:
             case LinkAdded(view=view):
@@ -184,6 +202,13 @@ class Daemon:
         if self._ready and not self._status_due:
             self._status_due = True
             GLib.timeout_add(_STATUS_MS, self._tell_status)
+
+    def _recorded(self, number: int) -> None:
+        self._serving.recorded(number)
+
+    def events(self, query: Query, make: Callable[[tuple[LogEntry, ...]], GLib.Variant], done: Done) -> None:
+        """Read the event log: see `dbus.verbs.ReadEvents`."""
+        self._recording.read(query, make, done)
 
     def _status(self) -> str:
         """For `systemctl status`."""
@@ -208,6 +233,14 @@ class Daemon:
             ended()
 
         self._worker.submit(self._manager.sweep, done)
+
+    def _start_witness(self, ended: Callable[[], None]) -> None:
+        def done(_result: Any, error: BaseException | None) -> None:
+            if error is not None:
+                log.error("what the sentinel told could not be handled: %s", error, exc_info=error)
+            ended()
+
+        self._worker.submit(self._manager.witness, done)
 
     def _then_compile(self, pending: Any, error: BaseException | None) -> None:
         if error is not None:
@@ -303,6 +336,7 @@ class Daemon:
             "Paths": GLib.Variant("a{ss}", paths),
             "WatchSources": GLib.Variant("a{sa{sv}}", sources),
             "Refused": GLib.Variant("as", self._refused),
+            "LastEvent": GLib.Variant("t", self._recording.newest),
         }
 
 

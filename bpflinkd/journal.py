@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final, assert_never
 
+from bpflinkd.core import chronicle
+from bpflinkd.core.chronicle import Who
 from bpflinkd.core.events import (
     ChangeKind,
     ForeignChange,
@@ -17,7 +19,7 @@ from bpflinkd.core.events import (
     ProgramReplaced,
     StateChanged,
 )
-from bpflinkd.core.model import LinkView, Occupant, State
+from bpflinkd.core.model import LinkView, State
 
 log = logging.getLogger("bpflinkd")
 
@@ -39,6 +41,11 @@ class MessageId(StrEnum):
     FOREIGN_SLOT_EMPTIED = "b8f91354bdc54f548922129f93c9c877"
     FOREIGN_TARGET_GONE = "a0e82898ad1a49d0be1b1a385b375a37"
     FOREIGN_TARGET_BACK = "f131523637cc49ae929e941978524a1e"
+    FOREIGN_NEIGHBOUR_ADDED = "8a27ee46161c42a9b51029aed971dd48"
+    FOREIGN_NEIGHBOUR_REMOVED = "7581d073a5a94c6bb611bfdcaed92f90"
+    FOREIGN_PIN_REMOVED = "73f119126618429cb9c90fd14ea78bb5"
+    FOREIGN_PIN_REPLACED = "39965bab8767464698695b16393298e3"
+    FOREIGN_KPROBES_DISABLED = "df21750b65064148ae53b32a86be74ff"
 
 
 FOREIGN: Final[Mapping[ChangeKind, MessageId]] = {
@@ -108,15 +115,21 @@ def write(news: News) -> None:
                 **_of(view),
                 **_programs(new=_running(view)),
             )
-        case ForeignChange(view=view, kind=kind, sentence=sentence, by=by):
+        case ForeignChange(view=view, kind=kind):
+            who = chronicle.of_culprit(news.who) if news.who is not None else None
             _line(
                 logging.WARNING,
                 FOREIGN[kind],
                 view.record.name,
-                f"{kind}: {sentence}",
+                _told(news, who),
                 KIND=str(kind),
+                SOURCE=news.source,
                 **_of(view),
-                **_changed(view, kind, by),
+                **_programs(
+                    old=news.before.id if news.before else None, new=news.after.id if news.after else None
+                ),
+                **(_culprit(who) if who is not None else {}),
+                **({"DELAY_USEC": str(news.delay)} if news.delay is not None else {}),
             )
         case Healed(name=name, sentence=sentence):
             _line(logging.WARNING, MessageId.HEALED, name, sentence)
@@ -139,12 +152,25 @@ def _running(view: LinkView) -> int | None:
     return view.record.generation.program.id if view.health.state is State.ACTIVE else None
 
 
-def _changed(view: LinkView, kind: ChangeKind, by: Occupant | None) -> dict[str, str]:
-    """Our program ran before; now somebody else's does, or none, or ours again."""
-    ours = view.record.generation.program.id
-    if kind is ChangeKind.TARGET_BACK:
-        return _programs(new=ours)
-    return _programs(old=ours, new=by.program.id if by else None)
+def _told(change: ForeignChange, who: Who | None) -> str:
+    """A foreign change in words."""
+    by = f", by {who}" if who is not None else ""
+    late = f" after {change.delay / 1000:.1f} ms" if change.delay is not None else ""
+    sentence = chronicle.printable(change.sentence)
+    return f"{change.kind}: {sentence}{by} (noticed by {change.source}{late})"
+
+
+def _culprit(who: Who) -> dict[str, str]:
+    """Who made a foreign change, as far as it is known."""
+    known = {
+        "CULPRIT_PID": str(who.pid),
+        "CULPRIT_UID": str(who.uid),
+        "CULPRIT_COMM": who.comm,
+        "CULPRIT_EXE": who.executable,
+        "CULPRIT_UNIT": who.unit,
+        "CULPRIT_CONTAINER": who.container,
+    }
+    return {field: value for field, value in known.items() if value}
 
 
 def _programs(*, old: int | None = None, new: int | None = None) -> dict[str, str]:

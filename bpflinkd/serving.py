@@ -112,6 +112,11 @@ class Serving:
         if self._service is not None:
             self._service.publish(news)
 
+    def recorded(self, number: int) -> None:
+        """Tell that the event log has new entries, up to this number."""
+        if self._service is not None:
+            self._service.recorded(number)
+
     def _connected(self, bus: pydbus.bus.Bus) -> None:
         self._bus = bus
         self._since = time.monotonic()

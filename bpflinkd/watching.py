@@ -7,9 +7,12 @@ from typing import NamedTuple
 
 from bpflinkd.core.events import Tiding
 from bpflinkd.core.model import LinkView
+from bpflinkd.core.ports import Sentinel
 from bpflinkd.core.targets import CgroupTarget
 from bpflinkd.watch.cgroups import CgroupWatch
 from bpflinkd.watch.netlink import NetlinkWatch
+from bpflinkd.watch.pins import PinsWatch
+from bpflinkd.watch.sentinel import SentinelWatch
 from bpflinkd.watch.sweep import Sweep
 from bpflinkd.watch.uevent import UeventWatch
 
@@ -30,18 +33,28 @@ class Watching:
         self,
         interval: float,
         cgroup_root: Path | None,
+        pins: Path,
+        sentinel: Sentinel,
         tell: Callable[[Tiding], None],
         sweep: Callable[[Callable[[], None]], None],
+        witness: Callable[[Callable[[], None]], None],
     ) -> None:
         """Begin.
 
         Args:
             interval: seconds between two sweeps.
             cgroup_root: where cgroup v2 is mounted; None where it is not.
+            pins: the root of our pins on a bpffs.
+            sentinel: what it tells is read by `witness`.
             tell: called with each tiding.
             sweep: starts a sweep and calls what it is given when that has ended.
+            witness: the same, reads what the sentinel told.
         """
-        self._sweep = Sweep(interval, sweep)
+        self._sentinel = sentinel
+        self._sentinel_watch = SentinelWatch(sentinel.fd, witness)
+        self._sweep = Sweep(interval, self._sweeping)
+        self._start_sweep = sweep
+        self._pins = PinsWatch(pins, tell, self._sweep.now)
         self._netlink = NetlinkWatch(tell, self._sweep.now)
         self._uevent = UeventWatch(tell, self._sweep.now)
         self._cgroups = CgroupWatch(cgroup_root, tell, self._sweep.now) if cgroup_root else None
@@ -49,20 +62,28 @@ class Watching:
 
     def close(self) -> None:
         """Stop."""
+        self._sentinel_watch.close()
+        self._pins.close()
         self._sweep.close()
         self._netlink.close()
         self._uevent.close()
         if self._cgroups is not None:
             self._cgroups.close()
 
+    def _sweeping(self, ended: Callable[[], None]) -> None:
+        self._pins.sweep()
+        self._start_sweep(ended)
+
     def follow(self, view: LinkView) -> None:
-        """A link came: watch the cgroup that it is on, or waits for."""
+        """A link came: watch its pins, and the cgroup that it is on, or waits for."""
+        self._pins.follow(view.record.name)
         target = view.record.target
         if self._cgroups is not None and isinstance(target, CgroupTarget):
             self._cgroups.follow(glob.escape(target.path), view.link_id is not None)
 
     def unfollow(self, view: LinkView) -> None:
         """A link went."""
+        self._pins.unfollow(view.record.name)
         target = view.record.target
         if self._cgroups is not None and isinstance(target, CgroupTarget):
             self._cgroups.unfollow(glob.escape(target.path))
@@ -79,8 +100,10 @@ class Watching:
 
     def sources(self) -> tuple[WatchSource, ...]:
         """How changes are noticed on this host."""
-        cgroups = self._cgroups
+        cgroups, sentinel = self._cgroups, self._sentinel
+        told = "every change of a program on a hook of ours, and who made it"
         return (
+            WatchSource("sentinel", bool(sentinel.sees), sentinel.events, sentinel.lacks or told),
             WatchSource(
                 "netlink",
                 True,
@@ -96,5 +119,6 @@ class Watching:
                 cgroups.events if cgroups is not None else 0,
                 "cgroups that come and go" if cgroups is not None else "no cgroup v2 hierarchy is mounted",
             ),
+            WatchSource("pins", self._pins.live, self._pins.events, self._pins.detail),
             WatchSource("sweep", True, self._sweep.done, f"every link, every {self._sweep.interval:g} s"),
         )

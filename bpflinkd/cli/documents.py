@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, TypeAlias
 
 from bpflinkd.cli.words import user_name
-from bpflinkd.client.values import Event, LinkProperties, ManagerProperties
+from bpflinkd.client.values import Event, LinkProperties, ManagerProperties, Recorded
 from bpflinkd.core import names
 
 Document: TypeAlias = dict[str, Any]
@@ -21,6 +21,8 @@ _ARGUMENTS = {
     "ForeignChange": ("kind", "details"),
 }
 """The arguments of each signal after the link's name, as in interface.xml."""
+_PROGRAMS = ("before", "after")
+"""Of what ran, in a foreign change and in the event log."""
 
 
 @cache
@@ -140,4 +142,41 @@ def event(happened: Event, now: int) -> Document:
         found |= details
         found["target"] = target(details["target"])
         found["by"] = occupant(details["by"])
+        found |= _change(details)
     return found
+
+
+def recorded(entry: Recorded) -> Document:
+    """One entry of the event log: what `event` makes of the signal that told it, and more."""
+    found: Document = {key: value for key, value in entry.items() if key not in _PROGRAMS}
+    if "target" in entry:
+        found["target"] = target(entry["target"])
+    found |= _change(entry)
+    sentence = found.pop("sentence", "")
+    match entry["event"]:
+        case "link_removed" | "state_changed":
+            return found | {"reason": sentence}
+        case "program_replaced":
+            return found | {"old": found["before"], "new": found["after"], "message": sentence}
+        case _:
+            return found | {"sentence": sentence}
+
+
+def _change(value: Mapping[str, Any]) -> Document:
+    """What ran before and after, who did it, and how late it was noticed; null for what is not known."""
+    return {
+        **{key: _program_or_none(value, key) for key in _PROGRAMS},
+        "who": who(value["who"]) if "who" in value else None,
+        "delay": value.get("delay"),
+    }
+
+
+def _program_or_none(value: Mapping[str, Any], key: str) -> Document | None:
+    return program(value[key]) if key in value else None
+
+
+def who(value: Mapping[str, Any]) -> Document:
+    """A process that did something; null for what is not known."""
+    known = ("pid", "thread", "comm", "executable", "unit", "container", "cgroup")
+    uid = value["uid"]
+    return {"uid": uid, "user": user_name(uid), **{key: value.get(key) for key in known}}

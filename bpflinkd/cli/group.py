@@ -29,8 +29,10 @@ _COMMANDS: Final = {
     "list": "read",
     "show": "read",
     "foreign": "read",
+    "doctor": "doctor",
     "status": "read",
     "events": "follow",
+    "blame": "blame",
     "config": "config",
 }
 """The module of each command, in the order in which help shows them."""
@@ -176,7 +178,7 @@ Examples:
   bpflinkctl show edge-filter --json
 
 \b
-Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no daemon, 4 not allowed.
+Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no daemon, 4 not allowed, 5 doctor found something.
 """
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _DAY: Final = 86_400.0
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+_AGO: Final = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": _DAY, "w": 7 * _DAY}
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
@@ -85,8 +86,82 @@ class Text(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.
         return [CompletionItem(word) for word in found if word.startswith(incomplete)]
 
 
+class Moment(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
+    """A time: so long ago, such as 10m, 2h or 1d; a date, and a time of day behind it; or `boot`."""
+
+    name = "moment"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse to microseconds since 1970, or say what is accepted."""
+        if isinstance(value, int):
+            return value
+        import time
+
+        word = str(value).strip()
+        if word == "boot":
+            return _micros(time.time() - time.clock_gettime(time.CLOCK_BOOTTIME))
+        number = word.rstrip("abcdefghijklmnopqrstuvwxyz ")
+        try:
+            ago = float(number) * _AGO[word.removeprefix(number).strip()]
+            if ago >= 0:
+                return _micros(time.time() - ago)
+        except (ValueError, KeyError, OverflowError):
+            pass
+        from datetime import datetime
+
+        try:
+            # A date without a time zone means this machine's.
+            return _micros(datetime.fromisoformat(word).timestamp())
+        except (ValueError, OverflowError, OSError):
+            self.fail(
+                f"{value!r} is not a time such as 10m, 2h, 1d, 2026-05-01, '2026-05-01 14:30' or boot.",
+                param,
+                ctx,
+            )
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """What the shell offers."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(word) for word in ("10m", "1h", "1d", "boot") if word.startswith(incomplete)]
+
+
+def _micros(seconds: float) -> int:
+    return max(0, int(seconds * 1_000_000))
+
+
 NAME: Final = Text("link_names")
 """The name of a link that there is."""
 OWNER: Final = Text("owners")
 POLICY: Final = click.Choice(["alert", "restore", "yield"])
 """As `core.model.Policy` has them, which takes time to import."""
+EVENTS: Final = (
+    "link_added",
+    "link_removed",
+    "link_amended",
+    "owner_overridden",
+    "program_replaced",
+    "state_changed",
+    "foreign_change",
+    "healed",
+)
+FOREIGN: Final = (
+    "link-updated",
+    "link-detached",
+    "program-attached",
+    "slot-changed",
+    "slot-emptied",
+    "target-gone",
+    "target-back",
+    "neighbour-added",
+    "neighbour-removed",
+    "pin-removed",
+    "pin-replaced",
+    "kprobes-disabled",
+)
+"""What happens, and what others do, as `core.chronicle.Event` and `core.events.ChangeKind` have them."""

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 _MICROS: Final = 1_000_000
 _TAG_DIGITS: Final = 8
+_SHOWN: Final = 12
+"""Characters of a container's id, as docker and crictl show it."""
 _STEPS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 
 
@@ -84,6 +86,19 @@ def actor(value: dict[str, Any]) -> str:
     """Who did something, from its document."""
     pid = f"pid {value['pid']}" if value["pid"] else ""
     return ", ".join(filter(None, (user(value), value["unit"], pid, value["exe"])))
+
+
+def who(value: dict[str, Any]) -> str:
+    """Who changed something, from its document: `bpftool (pid 47, uid 0, /usr/sbin/bpftool, ssh.service)`."""
+    where = f"container {value['container'][:_SHOWN]}" if value["container"] else value["unit"]
+    pid = f"pid {value['pid']}" if value["pid"] else ""
+    known = ", ".join(filter(None, (pid, f"uid {value['uid']}", value["executable"], where)))
+    return f"{value['comm']} ({known})" if value["comm"] else known
+
+
+def milliseconds(micros: int) -> str:
+    """A short span of time in microseconds: 0.4 ms, 1200 ms."""
+    return f"{micros / 1000:.1f} ms"
 
 
 def duration(micros: int) -> str:

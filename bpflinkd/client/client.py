@@ -10,12 +10,14 @@ from bpflinkd.client import messages
 from bpflinkd.client.attachments import Attachment
 from bpflinkd.client.connection import Connection, Notice
 from bpflinkd.client.errors import ClientError, NoDaemon, NoSuchLink, Released
+from bpflinkd.client.log import EventLog, gone
 from bpflinkd.client.messages import options, text
 from bpflinkd.client.owners import Owner
 from bpflinkd.client.programs import CSource, Program
 from bpflinkd.client.targets import Target
 from bpflinkd.client.values import (
     Event,
+    Finding,
     LinkProperties,
     ManagerProperties,
     ProgramFile,
@@ -64,6 +66,8 @@ class Client:
         self._timeout = timeout
         self._interactive = interactive
         self._connection = Connection(bus, timeout=timeout or QUICK, interactive=interactive, slow=slow)
+        self.log = EventLog(self._connection, self._manager)
+        """What happened, also before this client was there."""
 
     def __enter__(self) -> "Client":
         return self
@@ -236,6 +240,10 @@ class Client:
         """Programs on our hooks that are not ours, as ListForeign returns them."""
         return cast(list[dict[str, Any]], self._manager("ListForeign")[0])
 
+    def doctor(self) -> list[Finding]:
+        """What is wrong on this host, or may become so; the worst first. Takes seconds on a large host."""
+        return cast(list[Finding], self._manager("Doctor", long=True)[0])
+
     def status(self) -> ManagerProperties:
         """The daemon's own properties."""
         return cast(ManagerProperties, self._get_all(ROOT, MANAGER))
@@ -250,9 +258,6 @@ class Client:
         def heard(signal: str, arguments: list[Any]) -> None:
             link, *others = arguments
             tell(Event(signal, link, others))
-
-        def gone() -> None:
-            raise NoDaemon("bpflinkd is not running; links stay attached without it", name="DaemonGone")
 
         self._connection.listen([(ROOT, MANAGER)], heard, gone=gone)
 

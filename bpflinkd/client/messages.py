@@ -3,7 +3,7 @@
 # ruff: noqa: PLC0415  # what reads an answer is imported while the daemon makes it
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import gi
@@ -100,6 +100,23 @@ def options(
         chosen["expect"] = u64(expect, "generation")
     if owner_of is not None:
         chosen["owner"] = vardict(owner(owner_of))
+    return chosen
+
+
+def which_events(
+    links: Iterable[str] | None, kinds: Iterable[str], since: int, limit: int | None = None
+) -> dict[str, GLib.Variant]:
+    """The a{sv} that says which events are asked for. `BadInput`."""
+    lists = {"links": list(links) if links is not None else None, "kinds": list(kinds) or None}
+    chosen = {
+        key: GLib.Variant("as", [text(word) for word in words])
+        for key, words in lists.items()
+        if words is not None
+    }
+    if since:
+        chosen["since"] = u64(since, "time")
+    if limit is not None:
+        chosen["limit"] = u32(limit, "number of events")
     return chosen
 
 

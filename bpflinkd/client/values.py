@@ -49,6 +49,52 @@ class Event(NamedTuple):
     arguments: list[Any]
 
 
+class Recorded(TypedDict, total=False):
+    """An entry of the event log, as Events returns it; the first four are in each. Structs are sequences,
+    times microseconds."""
+
+    number: int
+    """Grows, and is never given out twice."""
+    time: int
+    event: str
+    """`link_added`, `program_replaced`, `foreign_change`, ..."""
+    name: str
+    """Of the link."""
+    kind: str
+    """Of the foreign change."""
+    target: tuple[str, str, str]
+    state: str
+    old_state: str
+    generation: int
+    sentence: str
+    before: tuple[int, str, str, str]
+    after: tuple[int, str, str, str]
+    """The programs that ran before and run now, as in `LinkProperties`."""
+    who: dict[str, Any]
+    """`uid`, and where known `pid`, `thread`, `comm`, `executable`, `unit`, `container` and `cgroup`."""
+    source: str
+    """What noticed a foreign change."""
+    delay: int
+    """How long after the change that was."""
+
+
+class Finding(TypedDict):
+    """One thing that the doctor found."""
+
+    level: str
+    """`fault`, `warning` or `note`."""
+    kind: str
+    """As in docs/doctor.md."""
+    where: str
+    """A target, a path or `link NAME`; empty where it is the host."""
+    what: str
+    """A sentence."""
+    advice: str
+    """What to do, in words; may be empty."""
+    commands: list[list[str]]
+    """What mends it, one after the other: each a program and its arguments."""
+
+
 class LinkProperties(TypedDict):
     """One link, as in the interface org.bpflinkd1.Link; structs are sequences, times are microseconds."""
 
@@ -91,3 +137,4 @@ class ManagerProperties(TypedDict):
     States: dict[str, int]
     WatchSources: dict[str, dict[str, Any]]
     Refused: list[str]
+    LastEvent: int

@@ -10,6 +10,8 @@ SHORTEST_SWEEP: Final = 0.01
 LONGEST_SWEEP: Final = 3600.0
 SHORTEST_COMPILE: Final = 1.0
 LONGEST_COMPILE: Final = 3600.0
+FEWEST_EVENTS: Final = 100
+MOST_EVENTS: Final = 1_000_000
 
 
 class ConfigError(Exception):
@@ -30,6 +32,10 @@ class Config:
     """Log to standard error even where the journal could be reached."""
     sweep_interval: float = 5.0
     """Seconds between two sweeps."""
+    sentinel: bool = True
+    """Have a program of ours in the kernel tell who changes what, where the kernel allows it."""
+    events_kept: int = 10_000
+    """Entries of the event log; the oldest give way."""
     compile_timeout: float = 60.0
     """Seconds that compiling one C source may take."""
     compiler_socket: Path | None = None
@@ -42,6 +48,8 @@ _SETTINGS: Final = {
     "bpffs": "path",
     "runtime-dir": "path",
     "sweep-interval": "number",
+    "sentinel": "boolean",
+    "events-kept": "whole number",
     "compile-timeout": "number",
     "compiler-socket": "path",
 }
@@ -55,12 +63,13 @@ def load(config_dir: Path, given: dict[str, Any]) -> Config:
     config = replace(Config(config_dir=config_dir), **{k: v for k, v in merged.items() if k in known})
     _check_range("sweep interval", config.sweep_interval, SHORTEST_SWEEP, LONGEST_SWEEP)
     _check_range("time to compile", config.compile_timeout, SHORTEST_COMPILE, LONGEST_COMPILE)
+    _check_range("number of events kept", config.events_kept, FEWEST_EVENTS, MOST_EVENTS, unit="")
     return config
 
 
-def _check_range(what: str, value: float, least: float, most: float) -> None:
+def _check_range(what: str, value: float, least: float, most: float, *, unit: str = " seconds") -> None:
     if not least <= value <= most:
-        raise ConfigError(f"the {what} must be between {least:g} and {most:g} seconds, not {value}")
+        raise ConfigError(f"the {what} must be between {least:.7g} and {most:.7g}{unit}, not {value}")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -83,6 +92,10 @@ def _setting(path: Path, key: str, value: object) -> tuple[str, object]:
     match _SETTINGS[key], value:
         case "number", (int() | float()) if not isinstance(value, bool):
             return name, float(value)
+        case "whole number", int() if not isinstance(value, bool):
+            return name, value
+        case "boolean", bool():
+            return name, value
         case "path", str():
             return name, Path(value)
         case "text", str():

@@ -112,7 +112,8 @@ class Adoption:
         gap = held.gap_ns / 1_000_000
         message = f"adopted from netlink; the hook was empty for {gap:.3f} ms"
         record = replace(record, hook=hook, generation=replace(record.generation, message=message))
-        self._store.explain(record)
+        assert held.link is not None
+        self._store.explain(record, held.link.id)
         return self._add(record, Held(link=held.link, program=program))
 
     def _on(self, interface: str) -> tuple[Hook, Occupant]:

@@ -30,6 +30,7 @@ from bpflinkd.core.events import (
     InterfaceChanged,
     InterfaceGone,
     ModuleChanged,
+    PinsTouched,
     Tiding,
 )
 from bpflinkd.core.links import Links
@@ -129,7 +130,7 @@ class Declarer:
                 return self._cover(self._templates.for_cgroup(path))
             case InterfaceGone(name=match) | CgroupGone(path=match):
                 self._templates.gone(match)
-            case ModuleChanged():
+            case ModuleChanged() | PinsTouched():
                 pass
             case _:
                 assert_never(tiding)

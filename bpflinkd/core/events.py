@@ -5,9 +5,10 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from bpflinkd.core.callers import Actor
-from bpflinkd.core.ids import UnixMicros
-from bpflinkd.core.model import Generation, LinkView, Occupant, State
-from bpflinkd.core.targets import IfIndex
+from bpflinkd.core.culprits import Culprit
+from bpflinkd.core.ids import LinkId, Micros, UnixMicros
+from bpflinkd.core.model import Generation, LinkView, Occupant, ProgramInfo, State
+from bpflinkd.core.targets import CgroupHook, IfIndex, XdpHook
 
 # Tidings: a watcher saw something. They are hints; the kernel is asked before anything is judged.
 
@@ -58,7 +59,69 @@ class CgroupGone:
     """From the root of the cgroup v2 hierarchy, begins with a slash."""
 
 
-Tiding: TypeAlias = InterfaceChanged | InterfaceGone | ModuleChanged | CgroupAppeared | CgroupGone
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinsTouched:
+    """Something was made, removed or moved in the directory of a link on our bpffs."""
+
+    link: str
+    """Name of the link."""
+
+
+Tiding: TypeAlias = (
+    InterfaceChanged | InterfaceGone | ModuleChanged | CgroupAppeared | CgroupGone | PinsTouched
+)
+
+
+class Operation(StrEnum):
+    """What the sentinel tells apart; each is a function of the kernel's."""
+
+    XDP_INSTALL = "xdp-install"
+    """dev_xdp_install(): the program of an interface's XDP hook is another now, or none."""
+    CGROUP_ATTACH = "cgroup-attach"
+    """__cgroup_bpf_attach()"""
+    CGROUP_DETACH = "cgroup-detach"
+    """__cgroup_bpf_detach()"""
+    CGROUP_REPLACE = "cgroup-replace"
+    """cgroup_bpf_replace(): a bpf_link on a cgroup runs another program now."""
+    CGROUP_RELEASE = "cgroup-release"
+    """cgroup_bpf_release(): the cgroup was removed, and what was attached to it ended."""
+    SLOT_UPDATE = "slot-update"
+    """bpf_fd_array_map_update_elem()"""
+    SLOT_DELETE = "slot-delete"
+    """fd_array_map_delete_elem()"""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotHook:
+    """The PROG_ARRAY that holds the program of a kprobe."""
+
+    map_id: int
+    """Kernel id of the map (u32)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Touch:
+    """The sentinel saw somebody else change what is attached to a hook that we own or share.
+
+    Unlike tidings this is no hint: it happened, once, in this order.
+    """
+
+    operation: Operation
+    hook: XdpHook | CgroupHook | SlotHook
+    attach_type: int
+    """`enum bpf_attach_type`, for cgroups."""
+    link_id: LinkId
+    """The bpf_link that was changed, or was on the XDP hook before; 0 where there is none, and for a bpf_link
+    that is being made."""
+    before: ProgramInfo | None
+    """What ran before, where the kernel still knows it at that moment: not for CGROUP_REPLACE and slots."""
+    after: ProgramInfo | None
+    """What runs now; None where nothing does, and for CGROUP_DETACH and CGROUP_RELEASE."""
+    dying: bool
+    """The interface is being deleted."""
+    by: Culprit
+    at: Micros
+    """When, on the clock of `ports.Ticks`."""
 
 
 class ChangeKind(StrEnum):
@@ -78,6 +141,16 @@ class ChangeKind(StrEnum):
     """The interface, cgroup or kernel function was removed, renamed or moved away."""
     TARGET_BACK = "target-back"
     """The interface, cgroup or kernel function is there again."""
+    NEIGHBOUR_ADDED = "neighbour-added"
+    """Somebody's program runs on our cgroup beside ours, or does so in place of another one."""
+    NEIGHBOUR_REMOVED = "neighbour-removed"
+    """Somebody's program that ran on our cgroup beside ours does so no longer."""
+    PIN_REMOVED = "pin-removed"
+    """Somebody removed or moved a pin of ours; it is put back."""
+    PIN_REPLACED = "pin-replaced"
+    """Somebody put something else in the place of a pin of ours; ours is put back."""
+    KPROBES_DISABLED = "kprobes-disabled"
+    """Somebody switched off all kprobes of the host: none of their programs run."""
 
 
 # News: for D-Bus signals and the journal, in the order in which it happened.
@@ -142,8 +215,16 @@ class ForeignChange:
     by: Occupant | None
     """The program found there, with those who hold it, where there is one."""
     source: str
-    """The watch source that led to it: `netlink`, `uevent`, `sweep`, `start`."""
+    """The watch source that led to it: `sentinel`, `netlink`, `uevent`, `inotify`, `sweep`, `start`."""
     seen: UnixMicros
+    before: ProgramInfo | None = None
+    """What ran before; None where nothing did or it is not known."""
+    after: ProgramInfo | None = None
+    """What runs now; None where nothing does."""
+    who: Culprit | None = None
+    """Who did it; None where only the result was seen."""
+    delay: Micros | None = None
+    """How long after the fact it was noticed; None where the moment of the change is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,9 +28,10 @@ from bpflinkd.core.actions import (
     TakeOver,
 )
 from bpflinkd.core.errors import BpflinkdError, Internal, StorageFailed
+from bpflinkd.core.events import SlotHook
 from bpflinkd.core.ids import NO_PROGRAM
 from bpflinkd.core.ports import Kernel, Link, Pins, Program, Store
-from bpflinkd.core.targets import Target
+from bpflinkd.core.targets import Hook, Target
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +51,14 @@ class Held:
 class Executor:
     """Performs actions on the kernel, the pins and the store."""
 
-    def __init__(self, kernel: Kernel, pins: Pins, store: Store) -> None:
+    def __init__(
+        self, kernel: Kernel, pins: Pins, store: Store, expect: Callable[[Hook | SlotHook | None], None]
+    ) -> None:
+        """`expect` is called with each hook before we are on it: whatever others do to it then is seen."""
         self._kernel = kernel
         self._pins = pins
         self._store = store
+        self._expect = expect
 
     def run(self, actions: Sequence[Action], target: Target, held: Held, *, healing: bool = False) -> Held:
         """Perform all actions, or none.
@@ -87,7 +92,9 @@ class Executor:
         pins, kernel = self._pins, self._kernel
         match action:
             case CreateLink(record=record, hook=hook, program=program):
+                self._expect(hook)
                 made = kernel.create_link(target, hook, program)
+                self._expect(made.slot_hook)
                 undo.append(lambda: _take_back(kernel, pins, record.name, made))
                 pins.stage_link(record.name, made)
                 return Held(link=made, program=program)
@@ -100,10 +107,12 @@ class Executor:
                     undo.append(lambda: kernel.swap(link, target, before, program.info.id))
                 return replace(held, program=program)
             case HoldLink(name=name, link=adopted):
+                self._expect(adopted.facts().hook)
                 undo.append(lambda: pins.unstage_link(name))
                 pins.stage_link(name, adopted)
                 return replace(held, link=adopted)
             case TakeOver(name=name, hook=hook, occupant=occupant, program=program):
+                self._expect(hook)
                 taken = kernel.take_over(target, hook, occupant, program)
                 undo.append(lambda: kernel.give_back(taken.link, target, hook, program))
                 pins.stage_link(name, taken.link)
@@ -115,10 +124,10 @@ class Executor:
                 if held.link is not None:
                     kernel.detach(held.link)
             case _:
-                self._write(action, undo)
+                self._write(action, held, undo)
         return held
 
-    def _write(self, action: Papers, undo: list[Callable[[], None]]) -> None:
+    def _write(self, action: Papers, held: Held, undo: list[Callable[[], None]]) -> None:
         store, pins = self._store, self._pins
         match action:
             case SaveIntent(record=record, image=image, fallback=fallback):
@@ -131,9 +140,11 @@ class Executor:
                 undo.append(lambda: pins.discard_staged(name))
                 pins.stage_program(name, program)
             case SaveDone(record=record):
-                store.commit(record)
+                store.commit(record, held.link.id if held.link else None)
             case NoteHook(record=record):
-                store.note_hook(record)
+                if held.link is None:
+                    raise Internal(f"link {record.name!r} has no bpf_link to note")
+                store.note_hook(record, held.link.id)
             case Promote(name=name):
                 pins.promote(name)
             case SaveEnding(name=name):

@@ -11,6 +11,8 @@ READ: Final = 1
 COSTS: Final = {
     "List": 5,
     "ListForeign": 20,
+    "Doctor": 40,
+    "Events": 20,
     "Features": 5,
     "GetManagedObjects": 40,
     "Attach": 20,

@@ -31,7 +31,7 @@ from bpflinkd.core.model import Confinement, Health, LinkView, Record, State
 from bpflinkd.core.observer import Observer
 from bpflinkd.core.ownership import Ownership, Receiver
 from bpflinkd.core.pending import Pending
-from bpflinkd.core.ports import Clock, Kernel, Pins, Program, Publish, Store, Ticks
+from bpflinkd.core.ports import Clock, Kernel, Pins, Program, Publish, Sentinel, Store, Ticks
 from bpflinkd.core.requests import AttachRequest, DetachRequest, ReplaceRequest
 from bpflinkd.core.sources import WantedProgram
 from bpflinkd.core.takeback import TakeBack
@@ -43,6 +43,7 @@ from bpflinkd.core.targets import (
     XdpTarget,
 )
 from bpflinkd.core.templates import Wanted
+from bpflinkd.core.witness import Witness
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class Manager:
         clock: Clock,
         ticks: Ticks,
         receiver: Receiver,
+        sentinel: Sentinel,
     ) -> None:
         """`receiver` tells in which groups a new owner is."""
         self._kernel = kernel
@@ -67,8 +69,9 @@ class Manager:
         self._publish = publish
         self._clock = clock
         self._ticks = ticks
-        self._executor = Executor(kernel, pins, store)
         self._links = Links()
+        self._witness = Witness(sentinel, self._links)
+        self._executor = Executor(kernel, pins, store, self._witness.expect)
         self._access = Access()
         self.ownership = Ownership(self, self._links, self._access, store, publish, receiver)
         """Transfer, claim, and the end of links that live with a connection."""
@@ -76,11 +79,20 @@ class Manager:
             self._links, self._access, self.ownership, kernel, pins, store, self._executor, publish, clock
         )
         """Owning what somebody else attached."""
-        self.inspection = Inspection(self._links, self._access, kernel, store, ticks)
+        self.inspection = Inspection(self._links, self._access, kernel, store, ticks, pins)
         """What not everybody may see, and what takes a look at the kernel."""
         self._declarer = Declarer(self, self._links, kernel, store)
         self._observer = Observer(
-            self._links, kernel, self._executor, publish, clock, ticks, self._declarer.decline
+            self._links,
+            kernel,
+            pins,
+            store,
+            self._executor,
+            self._witness,
+            publish,
+            clock,
+            ticks,
+            self._declarer.decline,
         )
         self._take_back = TakeBack(
             self._links, kernel, pins, store, self._executor, self._observer, publish, clock
@@ -158,6 +170,7 @@ class Manager:
             health = replace(health, state=State.WAITING, reason=reason)
         entry = Entry(record=record, health=health, held=held)
         self._links.add(entry)
+        self._observer.begin(entry)
         self._publish(LinkAdded(view=entry.view()))
         if occupant is not None:
             self._observer.observe(record.name, "reload")
@@ -246,7 +259,7 @@ class Manager:
         before = entry.view()
         after = replace(entry.record, name=wanted.name, target=wanted.target)
         self._executor.run(plan.rename(name, after), after.target, entry.held)
-        del self._links[name]
+        self._links.take_out(name)
         entry.record = after
         self._links.add(entry)
         self._publish(LinkRemoved(view=before, reason=f"its interface was renamed: it is {after.name} now"))
@@ -310,6 +323,10 @@ class Manager:
         self._observer.hear(tiding)
         return self._declarer.hear(tiding)
 
+    def witness(self) -> None:
+        """The sentinel saw something."""
+        self._observer.witness()
+
     def sweep(self) -> list[Pending]:
         """Look at everything, whatever the watchers said."""
         self._observer.sweep()
@@ -322,4 +339,9 @@ class Manager:
         Args:
             boot: which boot of the kernel this is.
         """
-        return self._take_back.all(boot)
+        self._witness.read_all()
+        try:
+            return self._take_back.all(boot)
+        finally:
+            self._witness.begun()
+            self._observer.witness()

@@ -198,6 +198,8 @@ class Status:
     """What the target resolves to; None where the target is not there."""
     occupant: Occupant | None = None
     """Who is in our place: on the hook when it is XDP, or in our own link."""
+    switched_off: bool = False
+    """For kprobes: no kprobe of the host runs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +212,15 @@ class Health:
     since: UnixMicros
     running: Occupant | None = None
     """The foreign program in our place, where there is one."""
+
+
+class Told(NamedTuple):
+    """What was last told of a link that is not `active`, so that the next daemon does not tell it again."""
+
+    state: State
+    since: UnixMicros
+    running: ProgramInfo | None
+    """The foreign program in our place, where there was one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
 from bpflinkd.core.attach_types import AttachType
-from bpflinkd.core.events import News
+from bpflinkd.core.events import News, Operation, SlotHook, Touch
 from bpflinkd.core.ids import LinkId, Micros, ProgId, UnixMicros
 from bpflinkd.core.model import (
     Confinement,
@@ -20,10 +20,12 @@ from bpflinkd.core.model import (
     Occupant,
     ProgramInfo,
     Record,
+    Told,
 )
 from bpflinkd.core.patterns import Interface
 from bpflinkd.core.sources import Source, WantedProgram
-from bpflinkd.core.targets import Hook, IfIndex, Target, WantedTarget
+from bpflinkd.core.survey import Survey
+from bpflinkd.core.targets import CgroupHook, CgroupTarget, Hook, IfIndex, Target, WantedTarget, XdpHook
 
 
 class Program(Protocol):
@@ -61,6 +63,10 @@ class Link(Protocol):
     def misses(self) -> Callable[[], Misses] | None:
         """For kprobes: reads how many hits ran nothing. From any thread."""
 
+    @property
+    def slot_hook(self) -> SlotHook | None:
+        """For kprobes: what holds the program."""
+
     def facts(self) -> LinkFacts: ...
     def mark_good(self) -> None:
         """Take what `facts` said last as what is expected from now on."""
@@ -70,6 +76,18 @@ class Link(Protocol):
 
     def close(self) -> None:
         """Give up our reference. The link lives on while it is pinned."""
+
+
+class Company(Protocol):
+    """The programs at one attach type of one cgroup, ours and others, as they were when this was made."""
+
+    @property
+    def programs(self) -> Sequence[ProgId]: ...
+    def unchanged(self) -> bool:
+        """Whether they are the same still. One system call."""
+
+    def close(self) -> None:
+        """Give up our reference to the cgroup."""
 
 
 class Kernel(Protocol):
@@ -121,11 +139,24 @@ class Kernel(Protocol):
     def cgroups(self, pattern: str) -> Iterator[str]:
         """Paths of the cgroups that match, part by part."""
 
-    def occupant(self, hook: Hook) -> Occupant | None:
-        """The program on an exclusive hook; None where it is empty or the hook is shared."""
+    def occupant(self, hook: Hook, known: Occupant | None = None) -> Occupant | None:
+        """The program on an exclusive hook; None where it is empty or the hook is shared.
 
-    def identify(self, facts: LinkFacts) -> Occupant:
-        """All that can be told of the program that a link runs."""
+        Args:
+            known: the one found there before, which is not looked into again if it is there still.
+        """
+
+    def company(self, target: CgroupTarget) -> Company | None:
+        """Every program that is attached to a cgroup itself at an attach type; None where it is gone."""
+
+    def describe(self, prog_id: ProgId) -> ProgramInfo:
+        """A program by its id; without name and tag where it is gone."""
+
+    def kprobes_off(self) -> bool:
+        """Whether somebody switched off all kprobes of the host. False where there is no telling."""
+
+    def identify(self, facts: LinkFacts, known: Occupant | None = None) -> Occupant:
+        """All that can be told of the program that a link runs. `known`: as in `occupant`."""
 
     def create_link(self, target: Target, hook: Hook, program: Program) -> Link:
         """Attach. `HookBusy`, `HookGone`, `NotSupported`, `KernelRefused`."""
@@ -150,6 +181,9 @@ class Kernel(Protocol):
 
     def evict(self, hook: Hook, occupant: Occupant) -> None:
         """Remove exactly this program from an XDP hook. `HookBusy` when it is another by now."""
+
+    def survey(self) -> Survey:
+        """Look at all that is attached and pinned on the host. Takes seconds; for any thread."""
 
     def foreign(self, targets: Iterable[Target], ours: frozenset[LinkId]) -> tuple[Foreign, ...]:
         """Programs on XDP hooks and on the cgroups of `targets` that no link of `ours` attaches."""
@@ -183,14 +217,50 @@ class Pinned:
     staged_program: Program | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinTrouble:
+    """A pin of a link of ours that was not as it should be."""
+
+    pin: str
+    """Its path."""
+    replaced: bool
+    """Something else stood in its place; False where nothing did."""
+    by: str
+    """What stood there, in words; empty where nothing did."""
+    aside: str
+    """Where that is now; empty where it is kept nowhere."""
+    failure: str
+    """Why ours could not be put back; empty where it was."""
+
+
+class Promised(NamedTuple):
+    """What a link's pins lead to, according to the records."""
+
+    programs: frozenset[ProgId] = frozenset()
+    """With one of these running, the pin of another program was put there by somebody else."""
+    link: LinkId | None = None
+    """Another bpf_link, where it runs none of them, was pinned by somebody else. None: not known."""
+
+
 class Pins(Protocol):
     """The directory of each link on our bpffs."""
 
     def taken(self, name: str) -> bool:
         """Whether there is a directory for this name."""
 
-    def open(self, name: str, source: Source) -> Pinned:
-        """Open all that is there."""
+    def open(self, name: str, source: Source, promised: "Promised") -> Pinned:
+        """Open all that is there; what cannot be ours is moved aside, and counts as gone."""
+
+    def mend(self, name: str, link: Link | None, program: Program | None) -> tuple[PinTrouble, ...]:
+        """Put back the pins that are gone, or are somebody else's, from what we hold. Never between a
+        `stage` and its `promote`. What somebody else pinned in our place is moved aside.
+
+        Returns:
+            What was wrong, a pin each.
+
+        Raises:
+            StorageFailed: there is no bpffs any more where the pins should be.
+        """
 
     def maps(self, name: str) -> tuple[str, ...]:
         """Names of the maps that are pinned now."""
@@ -233,6 +303,10 @@ class Stored:
     """A detach was decided and may be half done."""
     was: str = ""
     """What it was called when its pins were made, where they may not have followed yet."""
+    link_id: LinkId | None = None
+    """Our bpf_link; None where there is none, or nobody wrote down which it is."""
+    told: Told | None = None
+    """None while it is `active`."""
 
     @property
     def latest(self) -> Record:
@@ -251,12 +325,12 @@ class Store(Protocol):
     def load(self) -> tuple[Stored, ...]: ...
     def intend(self, record: Record, image: bytes | None, fallback: bytes | None = None) -> None: ...
     def forget_intent(self, name: str) -> None: ...
-    def commit(self, record: Record) -> None: ...
+    def commit(self, record: Record, link_id: LinkId | None) -> None: ...
     def settle(self, record: Record) -> None:
         """Owner, policy, lifetime or origin are others; nothing else is."""
 
-    def note_hook(self, record: Record) -> None:
-        """The link is attached to another hook. Not durable: a loss of power ends the link as well."""
+    def note_hook(self, record: Record, link_id: LinkId) -> None:
+        """The link is attached to another hook, by another bpf_link. Not durable: a loss of power ends it."""
 
     def rename(self, name: str, record: Record) -> None:
         """A link is called otherwise, and its target too; what it was called is kept."""
@@ -264,8 +338,11 @@ class Store(Protocol):
     def forget_old_name(self, name: str) -> None:
         """Its pins have followed."""
 
-    def explain(self, record: Record) -> None:
-        """The current generation has another hook and message."""
+    def note_told(self, name: str, told: Told | None) -> None:
+        """What was told of a link's state. Not durable: a loss of power ends what it is about as well."""
+
+    def explain(self, record: Record, link_id: LinkId) -> None:
+        """The current generation has another hook, bpf_link and message."""
 
     def amend(self, record: Record) -> None:
         """The current generation's program was loaded again and has another kernel id."""
@@ -274,6 +351,47 @@ class Store(Protocol):
     def remove(self, name: str) -> None: ...
     def image(self, sha256: str) -> bytes | None: ...
     def history(self, name: str) -> tuple[Generation, ...]: ...
+
+
+class Sentinel(Protocol):
+    """Our program in the kernel that tells of each change to the hooks that we follow, and who made it."""
+
+    @property
+    def sees(self) -> frozenset[Operation]:
+        """What it tells on this kernel; empty where it cannot run."""
+
+    @property
+    def lacks(self) -> str:
+        """Why it does not run, or what it does not see, as a sentence; empty where it sees all."""
+
+    @property
+    def fd(self) -> int:
+        """Readable when there is something to read; -1 where it does not run."""
+
+    @property
+    def events(self) -> int:
+        """How many changes it told so far."""
+
+    def follow(self, hook: XdpHook | CgroupHook | SlotHook) -> None:
+        """From here on changes to this hook by others are told. Again is no error."""
+
+    def unfollow(self, hook: XdpHook | CgroupHook | SlotHook) -> None:
+        """They are told no longer. Not followed is no error."""
+
+    def followed(self) -> frozenset[XdpHook | CgroupHook | SlotHook]:
+        """What is followed now, also by a daemon before us."""
+
+    def read(self, most: int) -> list[Touch]:
+        """What happened and was not read yet, the oldest first."""
+
+    def wait(self, at_most: Micros) -> None:
+        """Until there is something to read."""
+
+    def lost(self) -> int:
+        """How many changes found no room since this was asked last."""
+
+    def close(self) -> None:
+        """The daemon ends; what happens from now on is recorded for the next one."""
 
 
 Publish: TypeAlias = Callable[[News], None]

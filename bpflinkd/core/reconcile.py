@@ -23,7 +23,7 @@ from bpflinkd.core.actions import (
 )
 from bpflinkd.core.events import ChangeKind
 from bpflinkd.core.ids import NO_PROGRAM, Micros, ProgId, UnixMicros
-from bpflinkd.core.model import Health, Occupant, Policy, Record, State, Status
+from bpflinkd.core.model import Health, Occupant, Policy, ProgramInfo, Record, State, Status
 from bpflinkd.core.ports import Program
 from bpflinkd.core.targets import CgroupTarget, Hook, KprobeMultiTarget, KprobeTarget, XdpTarget
 
@@ -41,10 +41,12 @@ class Fight:
     restores: int
     not_before: Micros
 
-    def next_round(self, now: Micros) -> "Fight":
+    def next_round(self, now: Micros, *, patience: int = 0) -> "Fight":
+        """After another restore; the first `patience` of them are followed by no pause."""
         calm = now > self.not_before + PEACE
         restores = 1 if calm else self.restores + 1
-        pause = min(FIRST_PAUSE << min(restores - 1, 20), LONGEST_PAUSE)
+        paused = restores - patience
+        pause = min(FIRST_PAUSE << min(paused - 1, 20), LONGEST_PAUSE) if paused > 0 else 0
         return Fight(restores=restores, not_before=Micros(now + pause))
 
 
@@ -57,6 +59,10 @@ class Change:
 
     kind: ChangeKind
     sentence: str
+    before: ProgramInfo | None = None
+    """What ran before, where that is known and something did."""
+    after: ProgramInfo | None = None
+    """What runs now; None where nothing does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,21 +132,45 @@ def _judge(look: _Look) -> Verdict:
             gone = Change(
                 kind=ChangeKind.TARGET_GONE,
                 sentence=f"{record.target} is gone: it was renamed or moved; {where}",
+                before=look.program.info,
             )
             return _told(look, State.WAITING, f"{plan.gone(record.target)}; {where}", gone)
+        if status.switched_off:
+            return _switched_off(look)
         if status.hook == link.hook:
-            back = Change(kind=ChangeKind.TARGET_BACK, sentence=f"{record.target} is back")
+            back = Change(
+                kind=ChangeKind.TARGET_BACK, sentence=f"{record.target} is back", after=look.program.info
+            )
             awaited = before is not None and before.state is State.WAITING
             return _told(look, State.ACTIVE, "", back if awaited else None)
         # The name now stands for another interface: follow the name.
         return _on_new_hook(look, status.hook)
     if status.hook is None:
-        gone = Change(kind=ChangeKind.TARGET_GONE, sentence=f"{record.target} is gone")
+        gone = Change(
+            kind=ChangeKind.TARGET_GONE, sentence=f"{record.target} is gone", before=look.program.info
+        )
         reason = f"{plan.gone(record.target)}; we attach when it appears"
         return _told(look, State.WAITING, reason, gone if link is not None else None)
     if link is not None and record.hook == status.hook and status.occupant is None:
         return _severed(look, status.hook)
     return _on_new_hook(look, status.hook)
+
+
+def _switched_off(look: _Look) -> Verdict:
+    """All is as it should be with our link, but the kernel runs no kprobe."""
+    before = look.before
+    reason = (
+        "all kprobes of this host are switched off; 'echo 1 > /sys/kernel/debug/kprobes/enabled' ends that"
+    )
+    told = before is not None and before.reason == reason
+    since = before.since if told and before is not None else look.now
+    change = Change(
+        kind=ChangeKind.KPROBES_DISABLED,
+        sentence="somebody switched off all kprobes of this host",
+        before=look.program.info,
+    )
+    health = Health(state=State.SEVERED, reason=reason, since=since)
+    return Verdict(health=health, change=None if told else change)
 
 
 def _still_runs(record: Record, hook: Hook) -> str:
@@ -187,7 +217,7 @@ def _tampered(look: _Look, prog_id: ProgId) -> Verdict:
     record, ours = look.record, look.program.info
     if prog_id == NO_PROGRAM:
         sentence = f"the slot of {record.target} was emptied: its hits run nothing"
-        change = Change(kind=ChangeKind.SLOT_EMPTIED, sentence=sentence)
+        change = Change(kind=ChangeKind.SLOT_EMPTIED, sentence=sentence, before=ours)
         verdict = _told(look, State.SEVERED, f"{sentence}; a replace fills it again", change)
     else:
         found = look.status.occupant or f"program id {prog_id}"
@@ -195,6 +225,8 @@ def _tampered(look: _Look, prog_id: ProgId) -> Verdict:
         change = Change(
             kind=ChangeKind.SLOT_CHANGED if dispatched else ChangeKind.LINK_UPDATED,
             sentence=f"somebody put {found} behind our link in place of {ours}",
+            before=ours,
+            after=look.status.occupant.program if look.status.occupant else None,
         )
         reason = f"our link runs {found} instead of {ours}"
         verdict = _told(look, State.TAMPERED, reason, change, look.status.occupant)
@@ -206,7 +238,8 @@ def _severed(look: _Look, hook: Hook) -> Verdict:
     target = look.record.target
     # Where a stranger was in between, its coming told that our link is gone.
     known = look.before is not None and look.before.state is State.DISPLACED
-    change = Change(kind=ChangeKind.LINK_DETACHED, sentence=f"somebody detached our link from {target}")
+    sentence = f"somebody detached our link from {target}"
+    change = Change(kind=ChangeKind.LINK_DETACHED, sentence=sentence, before=look.program.info)
     reason = f"our link was detached by somebody and {target} is empty; a replace attaches it again"
     verdict = _told(look, State.SEVERED, reason, None if known else change)
     after, steps = _attach_again(look, hook)
@@ -219,11 +252,12 @@ def _on_new_hook(look: _Look, hook: Hook) -> Verdict:
     after, steps = _attach_again(look, hook)
     if stranger is not None:
         held = f"{target} is held by {stranger}"
-        change = Change(kind=ChangeKind.PROGRAM_ATTACHED, sentence=held)
+        change = Change(kind=ChangeKind.PROGRAM_ATTACHED, sentence=held, after=stranger.program)
         verdict = _told(look, State.DISPLACED, held, change, stranger)
         return _by_policy(look, verdict, (Evict(hook=hook, occupant=stranger), *steps), after)
     awaited = look.before is not None and look.before.state is State.WAITING
-    back = Change(kind=ChangeKind.TARGET_BACK, sentence=f"{target} is there; attaching")
+    sentence = f"{target} is there; attaching"
+    back = Change(kind=ChangeKind.TARGET_BACK, sentence=sentence, after=look.program.info)
     verdict = _told(look, State.ACTIVE, "", back if awaited else None)
     return replace(verdict, actions=steps, record=after)
 

@@ -8,12 +8,12 @@ from bpflinkd.core.checks import Checked
 from bpflinkd.core.errors import BpflinkdError, StorageFailed
 from bpflinkd.core.events import Healed
 from bpflinkd.core.executor import Executor, Held
-from bpflinkd.core.ids import ProgId
+from bpflinkd.core.ids import LinkId, ProgId
 from bpflinkd.core.links import Entry, Links
-from bpflinkd.core.model import Health, Record, State
+from bpflinkd.core.model import Health, Occupant, Record, State, Told
 from bpflinkd.core.observer import Observer
 from bpflinkd.core.pending import Pending
-from bpflinkd.core.ports import Clock, Kernel, Link, Pins, Program, Publish, Store, Stored
+from bpflinkd.core.ports import Clock, Kernel, Link, Pins, Program, Promised, Publish, Store, Stored
 from bpflinkd.core.sources import ObjectImage, PinnedProgram, SourceText, StoredObject, StoredSource
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class TakeBack:
 
     def try_again(self) -> None:
         """Links whose program came from a pin that was not there: it may be by now."""
-        for name, entry in tuple(self._links.items()):
+        for name, entry in [each for each in self._links.items() if each[1].still is None]:
             if entry.held.program is None and isinstance(entry.record.generation.source, PinnedProgram):
                 try:
                     self._find_program(entry)
@@ -76,7 +76,9 @@ class TakeBack:
             if not self._pins.taken(name):
                 self._pins.rename(item.was, name)
             self._store.forget_old_name(name)
-        pinned = self._pins.open(name, item.latest.generation.source)
+        recorded = (record.generation.program.id for record in (item.record, item.intent) if record)
+        promised = Promised(frozenset(recorded), item.link_id)
+        pinned = self._pins.open(name, item.latest.generation.source, promised)
         decision = recovery.recover(item, pinned)
         if decision.healed:
             self._publish(Healed(name=name, sentence=decision.healed))
@@ -90,8 +92,9 @@ class TakeBack:
         if record is None:
             return []
         unknown = Health(state=State.WAITING, reason="", since=self._clock())
-        entry = Entry(record=record, health=unknown, held=held)
+        entry = Entry(record=record, health=_last_told(item.told) or unknown, held=held, told=item.told)
         self._links.add(entry)
+        self._note_link(entry, item.link_id)
         if held.program is not None and self._runs(held.link, held.program.info.id):
             self._amend(entry, held.program)
         if held.program is None:
@@ -108,6 +111,16 @@ class TakeBack:
                 return []
         self._observer.look(name, "start", first=True)
         return []
+
+    def _note_link(self, entry: Entry, known: LinkId | None) -> None:
+        """Write down which bpf_link is ours, where a daemon before us could not."""
+        link = entry.held.link
+        if link is None or link.id == known:
+            return
+        try:
+            self._store.note_hook(entry.record, link.id)
+        except StorageFailed as error:
+            log.error("which bpf_link is that of %r is not recorded: %s", entry.record.name, error)
 
     def _find_program(self, entry: Entry) -> None:
         """Get a program whose pin is gone: from the link that still runs it, or from its source."""
@@ -197,3 +210,11 @@ class TakeBack:
         entry = Entry(record=record, health=health, held=Held(link=None, program=None))
         self._links.add(entry)
         self._observer.show(entry, health, first=True)
+
+
+def _last_told(told: Told | None) -> Health | None:
+    """How a link was, by what the daemon before us told."""
+    if told is None:
+        return None
+    running = Occupant(program=told.running) if told.running else None
+    return Health(state=told.state, reason="", since=told.since, running=running)

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from bpflinkd.core import requests
+from bpflinkd.core import chronicle, requests
 from bpflinkd.core.callers import Owner
+from bpflinkd.core.chronicle import Query
 from bpflinkd.core.errors import BadOption, BadProgram, BadTarget
-from bpflinkd.core.ids import ProgId
+from bpflinkd.core.ids import ProgId, UnixMicros
 from bpflinkd.core.model import Lifetime, Policy
 from bpflinkd.core.requests import HeldBy
 from bpflinkd.core.sources import (
@@ -161,6 +162,31 @@ def adopt_options(link_id: int, given: Dict) -> AdoptOptions:
         owner=wanted_owner(given["owner"]) if "owner" in given else None,
         force=given.get("force", False),
     )
+
+
+def events_options(given: Dict) -> Query:
+    """Parse which events are asked for, or `BadOption`."""
+    _check_options(given, {"links": list, "kinds": list, "since": int, "after": int, "limit": int})
+    kinds = frozenset(_strings(given, "kinds"))
+    unknown = kinds - chronicle.KINDS
+    if unknown:
+        known = ", ".join(sorted(chronicle.KINDS))
+        raise BadOption(f"there is no kind of event {min(unknown)[:80]!r}; known kinds: {known}")
+    limit = given.get("limit", chronicle.MOST)
+    if not 0 < limit <= chronicle.MOST:
+        raise BadOption(f"the option 'limit' must be between 1 and {chronicle.MOST}, not {limit}")
+    since, after = given.get("since", 0), given.get("after")
+    if since < 0 or (after is not None and after < 0):
+        raise BadOption("the options 'since' and 'after' are of type t: never below 0")
+    links = {name: UnixMicros(0) for name in _strings(given, "links")} if "links" in given else None
+    return Query(links=links, kinds=kinds, since=UnixMicros(since), after=after, limit=limit)
+
+
+def _strings(given: Dict, key: str) -> list[str]:
+    values: list[Any] = given.get(key, [])
+    if not all(isinstance(value, str) for value in values):
+        raise BadOption(f"the option {key!r} must be of type as")
+    return values
 
 
 def wanted_owner(given: Dict) -> Owner:

@@ -12,6 +12,7 @@ from gi.repository import Gio, GLib
 from pydbus.registration import ObjectRegistration
 
 from bpflinkd.core import names
+from bpflinkd.core.chronicle import LogEntry, Query
 from bpflinkd.core.declarer import Outcome
 from bpflinkd.core.errors import NoSuchLink, NotAuthorized
 from bpflinkd.core.events import (
@@ -25,16 +26,17 @@ from bpflinkd.core.events import (
     ProgramReplaced,
     StateChanged,
 )
+from bpflinkd.core.findings import Circumstances, WatchSource
 from bpflinkd.core.manager import Manager
 from bpflinkd.core.model import LinkView
-from bpflinkd.dbus import contract, wire
+from bpflinkd.dbus import contract, happened, wire
 from bpflinkd.dbus.closer import Closer
 from bpflinkd.dbus.gate import Gate
 from bpflinkd.dbus.holding import Holding
 from bpflinkd.dbus.limits import Admission, Limits
 from bpflinkd.dbus.peer import Peers
 from bpflinkd.dbus.polkit import Polkit
-from bpflinkd.dbus.verbs import Submit, SubmitSlow, Verbs
+from bpflinkd.dbus.verbs import Done, Submit, SubmitSlow, Verbs
 from bpflinkd.dbus.wrapper import Call, DeferringWrapper
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,9 @@ class DaemonFacts(Protocol):
 
     def reload(self, done: Callable[[Outcome | None, BaseException | None], None]) -> None:
         """Apply what the files say now."""
+
+    def events(self, query: Query, make: Callable[[tuple[LogEntry, ...]], GLib.Variant], done: Done) -> None:
+        """Read the event log: see `verbs.ReadEvents`."""
 
 
 class _Published:
@@ -123,7 +128,9 @@ class Service:
 
         self._holding = Holding(bus.con, number, lapse)
         polkit = Polkit(bus.con, trusted=trusted)
-        verbs = Verbs(manager, submit, submit_slow, facts.reload, polkit, number)
+        verbs = Verbs(
+            manager, submit, submit_slow, facts.reload, facts.events, polkit, number, self._circumstances
+        )
         self._peers = Peers(bus.con)
         admit = Admission(self._peers.identify, limits)
         infos = dict(_interfaces())
@@ -167,6 +174,16 @@ class Service:
         """Show links that are there already; no signals, as nobody knows of us yet."""
         for view in views:
             self._add(view)
+
+    def _circumstances(self) -> Circumstances:
+        """For the doctor."""
+        told = self._facts.properties()
+        sources = told["WatchSources"].unpack().items()
+        return Circumstances(
+            sources=tuple(WatchSource(name=name, live=x["live"], detail=x["detail"]) for name, x in sources),
+            refused=tuple(told["Refused"].unpack()),
+            lapsing=frozenset(name for name in self._links if self._holding.until(name)),
+        )
 
     # Reads
 
@@ -232,6 +249,10 @@ class Service:
                 assert_never(news)
         self._later(self._signals, news)
 
+    def recorded(self, number: int) -> None:
+        """The event log has new entries, up to this number."""
+        self._changed(contract.ROOT, contract.MANAGER, {"LastEvent": _u64(number)})
+
     @staticmethod
     def _later(function: Callable[..., None], *arguments: Any) -> None:
         def once() -> bool:
@@ -272,7 +293,7 @@ class Service:
                 self._signal("StateChanged", *map(_string, words))
             case ForeignChange(view=view, kind=kind):
                 name = view.record.name
-                self._signal("ForeignChange", _string(name), _string(kind), wire.foreign_change(news))
+                self._signal("ForeignChange", _string(name), _string(kind), happened.foreign_change(news))
             case Healed() | LinkAmended() | OwnerOverridden():
                 pass
             case _:
@@ -282,11 +303,11 @@ class Service:
         before, after = wire.link_properties(old), wire.link_properties(new)
         changed = {key: value for key, value in after.items() if not value.equal(before[key])}
         if changed:
-            body = GLib.Variant.new_tuple(
-                _string(contract.LINK), wire.vardict(changed), GLib.Variant.new_strv([])
-            )
-            path = wire.path_of(new.record.name)
-            self._connection.emit_signal(None, path, contract.PROPERTIES, "PropertiesChanged", body)
+            self._changed(wire.path_of(new.record.name), contract.LINK, changed)
+
+    def _changed(self, path: str, interface: str, changed: dict[str, GLib.Variant]) -> None:
+        body = GLib.Variant.new_tuple(_string(interface), wire.vardict(changed), GLib.Variant.new_strv([]))
+        self._connection.emit_signal(None, path, contract.PROPERTIES, "PropertiesChanged", body)
 
     def _signal(self, name: str, *arguments: GLib.Variant, interface: str = contract.MANAGER) -> None:
         self._root.SignalEmitted(interface, name, GLib.Variant.new_tuple(*arguments))

@@ -12,8 +12,11 @@ from gi.repository import GLib
 from bpflinkd.core.access import Unsanctioned
 from bpflinkd.core.callers import Caller
 from bpflinkd.core.checks import Checked, Loaded
+from bpflinkd.core.chronicle import LogEntry, Query
 from bpflinkd.core.declarer import Outcome
 from bpflinkd.core.errors import BpflinkdError, NotAuthorized
+from bpflinkd.core.findings import Circumstances
+from bpflinkd.core.ids import LinkId
 from bpflinkd.core.manager import Manager
 from bpflinkd.core.model import Feature, LinkView
 from bpflinkd.core.requests import (
@@ -24,7 +27,8 @@ from bpflinkd.core.requests import (
     TransferRequest,
 )
 from bpflinkd.core.sources import ObjectFile, ObjectImage, SourceFile, SourceText, WantedProgram
-from bpflinkd.dbus import contract, parse, wire
+from bpflinkd.dbus import contract, happened, parse, wire
+from bpflinkd.dbus.examination import Examination
 from bpflinkd.dbus.polkit import Polkit
 from bpflinkd.dbus.wrapper import Call, Handlers
 
@@ -49,6 +53,15 @@ class Reload(Protocol):
     def __call__(self, done: Callable[[Outcome | None, BaseException | None], None]) -> None: ...
 
 
+class ReadEvents(Protocol):
+    """Read the event log, and make an answer of it, both on a thread; `done(answer, error)` is called on the
+    main loop."""
+
+    def __call__(
+        self, query: Query, make: Callable[[tuple[LogEntry, ...]], GLib.Variant], done: Done
+    ) -> None: ...
+
+
 class Verbs:
     """The methods of the Manager that go to the worker."""
 
@@ -58,16 +71,21 @@ class Verbs:
         submit: Submit,
         submit_slow: SubmitSlow,
         reload: Reload,
+        read_events: ReadEvents,
         polkit: Polkit,
         bus: str,
+        circumstances: Callable[[], Circumstances] = Circumstances,
     ) -> None:
-        """`submit_slow` is for what another process compiles or loads. `bus` is the bus's id."""
+        """`submit_slow` is for what takes as long as a compiler. `bus` is the bus's id. `circumstances` tells
+        what the doctor is to know of the daemon."""
         self._manager = manager
         self._submit = submit
         self._submit_slow = submit_slow
         self._apply = reload
+        self._read_events = read_events
         self._polkit = polkit
         self._bus = bus
+        self._examination = Examination(manager.inspection, submit, submit_slow, circumstances)
 
     @property
     def handlers(self) -> Handlers:
@@ -82,6 +100,8 @@ class Verbs:
             "Reload": self._reload,
             "ProgramFile": self._program_file,
             "ListForeign": self._list_foreign,
+            "Doctor": self._doctor,
+            "Events": self._events,
             "Features": self._features,
         }
         return {(contract.MANAGER, name): handler for name, handler in methods.items()}
@@ -178,6 +198,24 @@ class Verbs:
             return GLib.Variant.new_tuple(wire.foreign(found))
 
         self._change(call, self._manager.inspection.list_foreign, reply)
+
+    def _events(self, call: Call) -> None:
+        (options,) = call.arguments
+        wanted = parse.events_options(options)
+
+        def read(_caller: Caller, allowed: Query) -> None:
+            self._read_events(allowed, happened.events, _then(call, call.answer))
+
+        self._authorized(call, lambda caller: self._manager.inspection.events(caller, wanted), read)
+
+    def _doctor(self, call: Call) -> None:
+        def answer(findings: GLib.Variant) -> None:
+            call.answer(GLib.Variant.new_tuple(findings))
+
+        def begin(caller: Caller, ours: frozenset[LinkId]) -> None:
+            self._examination.begin(caller, ours, _then(call, answer))
+
+        self._authorized(call, self._manager.inspection.begin_examination, begin)
 
     def _features(self, call: Call) -> None:
         def reply(found: tuple[Feature, ...]) -> GLib.Variant:

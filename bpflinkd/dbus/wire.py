@@ -6,11 +6,11 @@ from typing import Final, assert_never
 
 from gi.repository import GLib
 
-from bpflinkd.core import names
+from bpflinkd.core import chronicle, names
 from bpflinkd.core.attach_types import ProgramType
 from bpflinkd.core.callers import Actor
 from bpflinkd.core.declarer import Outcome
-from bpflinkd.core.events import ForeignChange
+from bpflinkd.core.findings import Finding
 from bpflinkd.core.model import Foreign, Hold, LinkView, Misses, Occupant, ProgramInfo
 from bpflinkd.core.sources import (
     Builtin,
@@ -23,7 +23,6 @@ from bpflinkd.core.sources import (
 )
 from bpflinkd.core.targets import (
     CgroupHook,
-    CgroupTarget,
     Hook,
     KprobeHook,
     KprobeMultiHook,
@@ -31,7 +30,6 @@ from bpflinkd.core.targets import (
     KprobeTarget,
     Target,
     XdpHook,
-    XdpTarget,
 )
 from bpflinkd.dbus import contract
 
@@ -50,6 +48,7 @@ _u64 = GLib.Variant.new_uint64
 _tuple = GLib.Variant.new_tuple
 _SV: Final = GLib.VariantType("a{sv}")
 _PROCESS: Final = GLib.VariantType("(us)")
+_STRINGS: Final = GLib.VariantType("as")
 
 
 @functools.lru_cache(maxsize=256)
@@ -70,19 +69,9 @@ _NOBODY: Final = vardict({})
 
 
 def target(value: Target) -> GLib.Variant:
-    """(sss): `xdp`, interface, mode; `cgroup`, path, attach type; `kprobe`, function, offset; or one
-    of `kretprobe`, `kprobe-multi`, `kretprobe-multi`, function or pattern, nothing."""
-    match value:
-        case XdpTarget(interface=interface, mode=mode):
-            return _tuple(_word("xdp"), _string(interface), _word(mode))
-        case CgroupTarget(path=path, attach_type=attach_type):
-            return _tuple(_word("cgroup"), _string(path), _word(attach_type.name))
-        case KprobeTarget(symbol=symbol, offset=offset, at_return=at_return):
-            return _tuple(_word(value.kind), _string(symbol), _word("" if at_return else str(offset)))
-        case KprobeMultiTarget(pattern=pattern):
-            return _tuple(_word(value.kind), _string(pattern), _word(""))
-        case _:
-            assert_never(value)
+    """(sss): see `chronicle.described`."""
+    kind, place, detail = chronicle.described(value)
+    return _tuple(_word(kind), _string(place), _word(detail))
 
 
 @functools.lru_cache(maxsize=256)
@@ -136,18 +125,22 @@ def foreign(values: tuple[Foreign, ...]) -> GLib.Variant:
     return GLib.Variant.new_array(_SV, rows)
 
 
-def foreign_change(change: ForeignChange) -> GLib.Variant:
-    """The details of the signal ForeignChange."""
-    return vardict(
-        {
-            "sentence": _string(change.sentence),
-            "target": target(change.view.record.target),
-            "state": _word(change.view.health.state),
-            "source": _word(change.source),
-            "seen": _u64(change.seen),
-            "by": running(change.by),
-        }
-    )
+def findings(values: tuple[Finding, ...]) -> GLib.Variant:
+    """What Doctor returns: aa{sv}."""
+    rows = [
+        vardict(
+            {
+                "level": _word(value.level),
+                "kind": _word(value.kind),
+                "where": _string(value.where),
+                "what": _string(value.what),
+                "advice": _string(value.advice),
+                "commands": GLib.Variant.new_array(_STRINGS, [*map(GLib.Variant.new_strv, value.commands)]),
+            }
+        )
+        for value in values
+    ]
+    return GLib.Variant.new_array(_SV, rows)
 
 
 def _hook(value: Hook | None) -> GLib.Variant:

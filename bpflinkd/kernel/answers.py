@@ -16,7 +16,7 @@ from bpflinkd.core import names
 from bpflinkd.core.attach_types import ProgramType
 from bpflinkd.core.errors import ALL_ERRORS, BadProgram, BpflinkdError, Internal, LimitExceeded
 from bpflinkd.core.model import Confinement
-from bpflinkd.kernel import info, libbpf
+from bpflinkd.kernel import info, libbpf_objects
 from bpflinkd.kernel import maps as map_types
 from bpflinkd.kernel.helper import Answer, Ending, Limits, Work
 from bpflinkd.kernel.maps import MapLimits, MapShape
@@ -184,7 +184,7 @@ def _check_maps(fd: int, map_fds: Mapping[str, int], confined: Confinement, work
         MapShape(name, each.type, each.key_size, each.value_size, each.max_entries)
         for name, each in described.items()
     ]
-    map_types.check(shapes, MapLimits(confined.maps, confined.memory), libbpf.possible_cpus())
+    map_types.check(shapes, MapLimits(confined.maps, confined.memory), libbpf_objects.possible_cpus())
     charged = sum(map(info.map_memory, map_fds.values()))
     if charged > confined.memory:
         raise LimitExceeded(

@@ -11,7 +11,8 @@ from typing import Final
 
 MODULES: Final = (
     *("__init__", "compiler", "core/__init__", "core/attach_types", "core/errors"),
-    *("kernel/__init__", "kernel/confined", "kernel/libbpf", "kernel/loading", "kernel/maps"),
+    *("kernel/__init__", "kernel/confined", "kernel/loading", "kernel/maps"),
+    *("kernel/libbpf_calls", "kernel/libbpf_objects", "kernel/libbpf_said"),
 )
 """What it runs of our package."""
 _MAIN: Final = "from bpflinkd import compiler\n\ncompiler.main()\n"

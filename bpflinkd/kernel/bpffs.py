@@ -1,11 +1,6 @@
-"""The pins of each link: `<root>/<encoded name>/{link,slot,program,maps/...}`, staged ones as `next_*`.
-
-Staged pins become current by `rename`, each atomic; a crash between two renames is healed at start.
-"""
+"""The pins of all links, on a bpffs: `<root>/<encoded name>/`, and `<root>/_aside/` for what is not ours."""
 
 import contextlib
-import ctypes
-import errno
 import fcntl
 import logging
 import os
@@ -14,50 +9,22 @@ from pathlib import Path
 from typing import Final, Protocol, cast
 
 from bpflinkd.core import names
-from bpflinkd.core.errors import BadProgram, BpflinkdError, KernelRefused, NameTaken, StorageFailed
-from bpflinkd.core.ports import Link, Pinned, Program
+from bpflinkd.core.errors import KernelRefused, NameTaken, StorageFailed
+from bpflinkd.core.ports import Link, Pinned, PinTrouble, Program, Promised
 from bpflinkd.core.sources import Source
-from bpflinkd.kernel import info, libbpf
-from bpflinkd.kernel import program as programs
-from bpflinkd.kernel.dispatched import DispatchedLink, reopened
+from bpflinkd.kernel import reopening, standing
+from bpflinkd.kernel.dispatched import DispatchedLink
 from bpflinkd.kernel.link import HeldLink
+from bpflinkd.kernel.linkpins import LinkPins
+from bpflinkd.kernel.mending import NEXT
 from bpflinkd.kernel.program import HeldProgram
 
 log = logging.getLogger(__name__)
 
-BPFFS_MAGIC: Final = 0xCAFE4A11
-_LINK, _SLOT, _PROGRAM, _MAPS, _ASIDE = "link", "slot", "program", "maps", "_aside"
-_NEXT: Final = "next_"
-"""Before the name of a pin that is staged."""
-_libc: Final = ctypes.CDLL(None, use_errno=True)
-
-
-def _filesystem_magic(path: Path) -> int:
-    """f_type of statfs(2): the first long of the struct."""
-    buffer = (ctypes.c_long * 32)()
-    if _libc.statfs(os.fsencode(path), buffer) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), str(path))
-    return buffer[0] & 0xFFFFFFFF
-
-
-def _remove_tree(directory: Path) -> None:
-    """Remove a directory of pins with what is in it; nothing there is no error."""
-    try:
-        entries = list(os.scandir(directory))
-    except FileNotFoundError:
-        return
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            _remove_tree(Path(entry.path))
-        else:
-            os.unlink(entry.path)
-    os.rmdir(directory)
-
-
-def _maps_in(maps: Path) -> tuple[str, ...]:
-    """Names of the maps pinned in a directory."""
-    return tuple(sorted(names.decode(pin.name) for pin in maps.iterdir())) if maps.exists() else ()
+SENTINEL: Final = "_sentinel"
+"""The directory of the sentinel's pins. No link has this name: in an encoded one two hexadecimal digits come
+after an underscore."""
+_ASIDE: Final = "_aside"
 
 
 @contextlib.contextmanager
@@ -66,6 +33,31 @@ def _failures(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise KernelRefused(f"{what} failed on the bpffs: {error.strerror}") from error
+
+
+def _open_locked(root: Path) -> int:
+    """Make the directory if it is not there; returns an fd that holds its lock. `StorageFailed`."""
+    try:
+        there = root if root.exists() else root.parent
+        if not standing.on_bpffs(there):
+            raise StorageFailed(
+                f"{there} is not on a bpffs, where links are pinned; mount one with "
+                "'mount -t bpf bpf /sys/fs/bpf', or name another place with --bpffs"
+            )
+        root.mkdir(mode=0o700, exist_ok=True)
+        lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise
+    except BlockingIOError:
+        raise StorageFailed(
+            f"another bpflinkd uses {root}; stop it, or name another place with --bpffs"
+        ) from None
+    except OSError as error:
+        raise StorageFailed(f"{root} cannot be used for pins: {error.strerror}") from None
+    return lock
 
 
 class Keeper(Protocol):
@@ -97,155 +89,95 @@ class PinDirectory:
             StorageFailed: it is not on a bpffs, or another daemon uses it.
         """
         self.root = root
+        self._aside = root / _ASIDE
         self._keeper = keeper
         self._kept = keeper.inherited()
-        try:
-            there = root if root.exists() else root.parent
-            if _filesystem_magic(there) != BPFFS_MAGIC:
-                raise StorageFailed(
-                    f"{there} is not on a bpffs, where links are pinned; mount one with "
-                    "'mount -t bpf bpf /sys/fs/bpf', or name another place with --bpffs"
-                )
-            root.mkdir(mode=0o700, exist_ok=True)
-            self._lock = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StorageFailed(
-                f"another bpflinkd uses {root}; stop it, or name another place with --bpffs"
-            ) from None
-        except OSError as error:
-            raise StorageFailed(f"{root} cannot be used for pins: {error.strerror}") from None
+        self._links: dict[str, LinkPins] = {}
+        self._lock = _open_locked(root)
 
     def taken(self, name: str) -> bool:
-        return self._of(name).exists()
+        return self._home(name).exists()
 
-    def open(self, name: str, source: Source) -> Pinned:
-        home = self._of(name)
-        link, staged_link = self._open_link(home / _LINK), self._open_link(home / (_NEXT + _LINK))
-        kept = self._kept.pop(self._keeper.key(names.encode(name)), [])
-        try:
-            if link is None and staged_link is None:
-                link = self._from_kept(home, kept)
-        finally:
-            for fd in kept:
-                os.close(fd)
+    def open(self, name: str, source: Source, promised: Promised) -> Pinned:
+        pins = self._of(name)
+        with _failures(f"opening the pins of link {name!r}"):
+            link, staged_link = pins.open_link(promised), pins.open_link(promised, NEXT)
+            kept = self._kept.pop(self._keeper.key(names.encode(name)), [])
+            try:
+                if link is None and staged_link is None:
+                    link = self._from_kept(pins, kept)
+            finally:
+                for fd in kept:
+                    os.close(fd)
+            program, staged_program = pins.open_programs(link, staged_link, source, promised.programs)
         holding = staged_link or link
         if holding is not None:
             self._keep(name, holding)
-        if staged_link is None:
-            # A slot is pinned before its link, and moved before it: alone it is what a crash left.
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                (home / (_NEXT + _SLOT)).unlink()
-        if isinstance(link, DispatchedLink):
-            self._keep_slot(home, link)
-        return Pinned(
-            link=link,
-            program=self._open_program(home, source, ""),
-            staged_link=staged_link,
-            staged_program=self._open_program(home, source, _NEXT),
-        )
+        return Pinned(link=link, program=program, staged_link=staged_link, staged_program=staged_program)
+
+    def mend(self, name: str, link: Link | None, program: Program | None) -> tuple[PinTrouble, ...]:
+        self._lock_again()
+        with _failures(f"putting back the pins of link {name!r}"):
+            return self._of(name).mend(cast(HeldLink | None, link), cast(HeldProgram | None, program))
 
     def maps(self, name: str) -> tuple[str, ...]:
-        return _maps_in(self._of(name) / _MAPS)
+        return self._of(name).maps()
 
     def put_back(self, name: str, program: Program) -> None:
-        held, home = cast(HeldProgram, program), self._of(name)
         with _failures(f"pinning the program of link {name!r} again"):
-            home.mkdir(mode=0o700, exist_ok=True)
-            libbpf.obj_pin(held.fd, str(home / _PROGRAM))
-            if held.maps:
-                return
-            with held.opened_maps() as maps:
-                if maps:
-                    (home / _MAPS).mkdir(mode=0o700, exist_ok=True)
-                for map_name, fd in maps.items():
-                    libbpf.obj_pin(fd, str(home / _MAPS / names.encode(map_name)))
-            held.maps = tuple(maps)
+            self._of(name).pin_program(cast(HeldProgram, program))
 
     def stage_program(self, name: str, staged: Program) -> None:
         held = cast(HeldProgram, staged)
-        home = self._of(name)
         with _failures(f"pinning the program of link {name!r}"):
-            home.mkdir(mode=0o700, exist_ok=True)
-            libbpf.obj_pin(held.fd, f"{home}/{_NEXT}{_PROGRAM}")
-            # Maps come and go with their program. The directory is staged even where it stays
-            # empty, if there is an older one that it must replace.
-            if held.map_fds or os.path.lexists(f"{home}/{_MAPS}"):
-                os.mkdir(f"{home}/{_NEXT}{_MAPS}", mode=0o700)
-            for map_name, fd in held.map_fds.items():
-                libbpf.obj_pin(fd, f"{home}/{_NEXT}{_MAPS}/{names.encode(map_name)}")
+            self._of(name).stage_program(held)
         held.settle()
 
     def stage_link(self, name: str, staged: Link) -> None:
-        home = self._of(name)
+        held = cast(HeldLink, staged)
         with _failures(f"pinning link {name!r}"):
-            home.mkdir(mode=0o700, exist_ok=True)
-            if isinstance(staged, DispatchedLink):
-                libbpf.obj_pin(staged.slot.fd, f"{home}/{_NEXT}{_SLOT}")
-            libbpf.obj_pin(cast(HeldLink, staged).fd, f"{home}/{_NEXT}{_LINK}")
-        self._keep(name, cast(HeldLink, staged))
+            self._of(name).pin_link(held, NEXT)
+        self._keep(name, held)
 
     def promote(self, name: str) -> None:
-        home = self._of(name)
         with _failures(f"moving the pins of link {name!r} into place"):
-            staged = [entry for entry in os.listdir(home) if entry.startswith(_NEXT)]
-            # The program last, the link before it: while one of them is staged, a start promotes
-            # again what was cut short.
-            last = (f"{_NEXT}{_LINK}", f"{_NEXT}{_PROGRAM}")
-            for pin in sorted(staged, key=lambda pin: last.index(pin) + 1 if pin in last else 0):
-                if pin == f"{_NEXT}{_MAPS}":
-                    _remove_tree(home / _MAPS)
-                os.rename(f"{home}/{pin}", f"{home}/{pin.removeprefix(_NEXT)}")
+            self._of(name).promote()
 
     def unstage_link(self, name: str) -> None:
+        pins = self._of(name)
         with _failures(f"unpinning the staged link {name!r}"):
-            for pin in (_LINK, _SLOT):
-                (self._of(name) / (_NEXT + pin)).unlink(missing_ok=True)
-        self._keeper.drop(names.encode(name))
-        current = self._open_link(self._of(name) / _LINK)
-        if current is not None:
-            self._keep(name, current)
-            current.close()
+            pins.unpin_staged_link()
+            self._keeper.drop(names.encode(name))
+            self._keep_pinned(name)
 
     def discard_staged(self, name: str) -> None:
-        home = self._of(name)
+        pins = self._of(name)
         with _failures(f"removing the staged pins of link {name!r}"):
-            if not home.exists():
-                return
-            for pin in home.iterdir():
-                if pin.name == f"{_NEXT}{_MAPS}":
-                    _remove_tree(pin)
-                elif pin.name.startswith(_NEXT):
-                    pin.unlink()
-            if not any(home.iterdir()):
-                home.rmdir()
+            pins.discard_staged()
+        if not pins.home.exists():
+            del self._links[name]  # it was never attached
 
     def set_aside(self, name: str) -> str:
-        aside = self.root / _ASIDE
         with _failures(f"moving the pin of link {name!r} aside"):
-            aside.mkdir(mode=0o700, exist_ok=True)
-            place = aside / names.encode(name)
-            (self._of(name) / _LINK).rename(place)
-            with contextlib.suppress(FileNotFoundError):
-                # Encoded names have an underscore only before two hexadecimal digits.
-                (self._of(name) / _SLOT).rename(place.with_name(f"{place.name}_{_SLOT}"))
+            self._aside.mkdir(mode=0o700, exist_ok=True)
+            place = standing.free_place(self._aside, names.encode(name))
+            self._of(name).move_link(place)
         return str(place)
 
     def rename(self, name: str, to: str) -> None:
         if self.taken(to):
-            raise NameTaken(f"the pin directory {self._of(to)} is in use")
-        with _failures(f"renaming the pins of link {name!r}"), contextlib.suppress(FileNotFoundError):
-            self._of(name).rename(self._of(to))
-            link = self._open_link(self._of(to) / _LINK)
-            if link is not None:
-                self._keep(to, link)
-                link.close()
+            raise NameTaken(f"the pin directory {self._home(to)} is in use")
+        with _failures(f"renaming the pins of link {name!r}"):
+            self._of(name).rename(self._home(to))
+            self._links[to] = self._links.pop(name)
+            self._keep_pinned(to)
         self._keeper.drop(names.encode(name))
 
     def remove(self, name: str) -> None:
         self._keeper.drop(names.encode(name))
         with _failures(f"removing the pins of link {name!r}"):
-            _remove_tree(self._of(name))
+            self._of(name).remove()
+        del self._links[name]
 
     def forget_kept(self) -> None:
         for key, fds in self._kept.items():
@@ -255,57 +187,41 @@ class PinDirectory:
         self._kept = {}
 
     def strangers(self, known: Iterable[str]) -> tuple[str, ...]:
-        ours = {names.encode(name) for name in known} | {_ASIDE}
+        ours = {names.encode(name) for name in known} | {_ASIDE, SENTINEL}
         return tuple(str(entry) for entry in self.root.iterdir() if entry.name not in ours)
 
-    def _of(self, name: str) -> Path:
+    def _home(self, name: str) -> Path:
         return self.root / names.encode(name)
+
+    def _of(self, name: str) -> LinkPins:
+        if name not in self._links:
+            self._links[name] = LinkPins(self._home(name), self._aside)
+        return self._links[name]
+
+    def _lock_again(self) -> None:
+        """Make the root again if it is gone or another. `StorageFailed`."""
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.lstat(self.root), os.fstat(self._lock)):
+                return
+        before, self._lock = self._lock, _open_locked(self.root)
+        os.close(before)
 
     def _keep(self, name: str, link: HeldLink) -> None:
         fds = [link.fd, link.slot.fd] if isinstance(link, DispatchedLink) else [link.fd]
         self._keeper.drop(names.encode(name))
         self._keeper.keep(names.encode(name), fds)
 
-    @staticmethod
-    def _from_kept(home: Path, kept: Sequence[int]) -> HeldLink | None:
-        """The link whose pin is gone, from the descriptor that was kept; pinned again."""
-        fd = next((fd for fd in kept if info.kind_of_fd(fd) == "link"), None)
-        if fd is None:
-            return None
-        link = reopened(os.dup(fd))
-        if link.facts().hook is None:
+    def _keep_pinned(self, name: str) -> None:
+        link = self._of(name).open_link(Promised())
+        if link is not None:
+            self._keep(name, link)
             link.close()
-            return None
-        with _failures(f"pinning a link in {home} again"):
-            home.mkdir(mode=0o700, exist_ok=True)
-            libbpf.obj_pin(link.fd, str(home / _LINK))
-        log.warning("the pin %s was gone; it is back, from a descriptor that was kept", home / _LINK)
-        return link
 
     @staticmethod
-    def _keep_slot(home: Path, link: DispatchedLink) -> None:
-        """Pin the slot again if its pin is gone: without it the slot is emptied when we end."""
-        if any((home / pin).exists() for pin in (_SLOT, _NEXT + _SLOT)):
-            return
-        with _failures(f"pinning the slot in {home} again"):
-            libbpf.obj_pin(link.slot.fd, str(home / _SLOT))
-        log.warning("the pin %s was gone; it is back", home / _SLOT)
-
-    def _open_link(self, path: Path) -> HeldLink | None:
-        try:
-            return reopened(libbpf.obj_get(str(path)))
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR):
-                return None
-            raise KernelRefused(f"the pin {path} cannot be opened: {error}") from None
-
-    def _open_program(self, home: Path, source: Source, prefix: str) -> HeldProgram | None:
-        pin, maps = home / (prefix + _PROGRAM), home / (prefix + _MAPS)
-        if not pin.exists():
-            return None
-        if not maps.exists():
-            maps = home / _MAPS  # moved there already, before a crash
-        try:
-            return programs.from_pin(str(pin), source, map_names=_maps_in(maps))
-        except BadProgram as error:
-            raise BpflinkdError(str(error)) from None
+    def _from_kept(pins: LinkPins, kept: Sequence[int]) -> HeldLink | None:
+        """The link whose pin is gone, from the descriptor that was kept; pinned again."""
+        link = reopening.from_kept(kept)
+        if link is not None:
+            pins.pin_link(link)
+            log.warning("the pins in %s were gone; they are back, from descriptors that were kept", pins.home)
+        return link

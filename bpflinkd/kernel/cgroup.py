@@ -90,8 +90,43 @@ class CgroupTree:
                 for prog_id in found:
                     yield CgroupTarget(path=path, attach_type=attach_type), ProgId(prog_id)
 
+    def company(self, target: CgroupTarget) -> "HeldCompany | None":
+        """Those at one attach type; None where the cgroup is gone."""
+        try:
+            with self.opened(target.path) as fd:
+                return HeldCompany(os.dup(fd), target.attach_type.number)
+        except (OSError, HookGone):
+            return None
+
     def _place(self, path: str) -> str:
         return f"{self.root}{path}"
+
+
+class HeldCompany:
+    """Implements `core.ports.Company`. Owns the fd of the cgroup.
+
+    `unchanged` is what a sweep calls for every link, so it compares the kernel's answer byte by byte.
+    """
+
+    def __init__(self, fd: int, attach_type: int) -> None:
+        """OSError: the cgroup is gone, or the kernel does not know the attach type."""
+        self._fd = fd
+        self._query = libbpf.ProgQuery(fd, attach_type)
+        try:
+            self.programs = tuple(map(ProgId, self._query.ask()))
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def unchanged(self) -> bool:
+        """Whether they are the same still."""
+        return self._query.same()
+
+    def close(self) -> None:
+        """Give up our reference; safe to call again."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 def _find_mount() -> Path:

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from bpflinkd.core.attach_types import AttachType, ProgramType
 from bpflinkd.core.errors import BadProgram, WrongProgramType
-from bpflinkd.kernel import libbpf, maps
+from bpflinkd.kernel import libbpf_objects, maps
 from bpflinkd.kernel.maps import MapLimits, MapShape
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.$]{1,80}")
@@ -38,16 +38,19 @@ def check_opened(handle: int, chosen: int, attach_type: AttachType | None, confi
         BadProgram: a map has a path or a type that only root's may have; a name could be mistaken.
         LimitExceeded: its maps are more or larger than granted.
     """
-    name = libbpf.program_name(chosen)
+    name = libbpf_objects.program_name(chosen)
     taken = tuple(ProgramType) if attach_type is None else (attach_type.program_type,)
-    if libbpf.program_type(chosen) not in taken:
+    if libbpf_objects.program_type(chosen) not in taken:
         # Programs of some types are made for another program, or for a function of the kernel that they name.
         place = f"as {attach_type}" if attach_type else "to a cgroup"
         raise WrongProgramType(
-            f"program {name[:80]!r} is in section {libbpf.program_section(chosen)[:80]!r}, so it cannot be "
-            f"attached {place}; compile it in the section of what it is attached to"
+            f"program {name[:80]!r} is in section {libbpf_objects.program_section(chosen)[:80]!r}, so it "
+            f"cannot be attached {place}; compile it in the section of what it is attached to"
         )
-    shapes = [MapShape(libbpf.map_name(each), *libbpf.map_numbers(each)) for each in libbpf.maps(handle)]
+    shapes = [
+        MapShape(libbpf_objects.map_name(each), *libbpf_objects.map_numbers(each))
+        for each in libbpf_objects.maps(handle)
+    ]
     for word in (name, *(shape.name for shape in shapes)):
         if not _NAME.fullmatch(word):
             raise BadProgram(
@@ -55,14 +58,19 @@ def check_opened(handle: int, chosen: int, attach_type: AttachType | None, confi
                 "characters A-Z a-z 0-9 _ . $"
             )
     pinned = next(
-        (libbpf.map_name(each) for each in libbpf.maps(handle) if libbpf.map_has_pin_path(each)), None
+        (
+            libbpf_objects.map_name(each)
+            for each in libbpf_objects.maps(handle)
+            if libbpf_objects.map_has_pin_path(each)
+        ),
+        None,
     )
     if pinned is not None:
         raise BadProgram(
             f"map {pinned!r} asks to be pinned by its name, which only root's may: maps are pinned under "
             "their link; compile it without the attribute 'pinning'"
         )
-    maps.check(shapes, confined.limits, libbpf.possible_cpus())
+    maps.check(shapes, confined.limits, libbpf_objects.possible_cpus())
 
 
 def check_instructions(name: str, instructions: Iterable[int]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 
+from bpflinkd.core.events import SlotHook
 from bpflinkd.core.ids import NO_PROGRAM
 from bpflinkd.core.model import LinkFacts
 from bpflinkd.core.targets import KprobeHook, KprobeMultiHook
@@ -18,9 +19,11 @@ class DispatchedLink(HeldLink):
 
     INFO_SIZE = 16
     """What follows in `struct bpf_link_info` goes both ways: the kernel would refuse its own answer."""
+    _INFO = libbpf.SameInfo(INFO_SIZE)
 
     def __init__(self, fd: int, slot: Slot, misses: MissCounter, hook: KprobeHook | KprobeMultiHook) -> None:
         self.slot = slot
+        self._slot_hook = SlotHook(info.map_info(slot.fd).id)
         self._misses = misses
         self._hook = hook
         self._runs = self._runs_good = NO_PROGRAM
@@ -29,6 +32,10 @@ class DispatchedLink(HeldLink):
     @property
     def misses(self) -> MissCounter:
         return self._misses
+
+    @property
+    def slot_hook(self) -> SlotHook:
+        return self._slot_hook
 
     def facts(self) -> LinkFacts:
         told = super().facts()

@@ -21,7 +21,7 @@ from bpflinkd.core.errors import KernelRefused, NotSupported
 from bpflinkd.core.ids import NO_PROGRAM, ProgId
 from bpflinkd.core.model import Misses
 from bpflinkd.core.targets import KprobeHook, KprobeMultiHook
-from bpflinkd.kernel import info, libbpf
+from bpflinkd.kernel import info, libbpf, libbpf_maps, libbpf_objects, libbpf_said
 from bpflinkd.kernel.priority import unpreempted
 
 _NAME: Final = "bpflinkd"
@@ -29,9 +29,9 @@ _SLOT: Final = 0
 _PLACE: Final = struct.Struct("=QQ64s")
 """`place` in programs/dispatcher.bpf.c: loading of the module, number of functions, module's name."""
 _MAP_TYPES: Final = {
-    libbpf.BPF_MAP_TYPE_ARRAY,
-    libbpf.BPF_MAP_TYPE_PROG_ARRAY,
-    libbpf.BPF_MAP_TYPE_PERCPU_ARRAY,
+    libbpf_maps.BPF_MAP_TYPE_ARRAY,
+    libbpf_maps.BPF_MAP_TYPE_PROG_ARRAY,
+    libbpf_maps.BPF_MAP_TYPE_PERCPU_ARRAY,
 }
 _POSSIBLE_CPUS: Final = "/sys/devices/system/cpu/possible"
 
@@ -47,19 +47,19 @@ class Slot:
         found = c_uint32()
         try:
             with unpreempted():
-                libbpf.map_lookup(self.fd, _SLOT, ctypes.byref(found))
+                libbpf_maps.map_lookup(self.fd, _SLOT, ctypes.byref(found))
         except FileNotFoundError:
             return NO_PROGRAM
         return ProgId(found.value)
 
     def put(self, prog_fd: int) -> None:
         """Exchange the program. OSError: EINVAL the kernel does not let this one be dispatched."""
-        libbpf.map_update(self.fd, _SLOT, c_uint32(prog_fd))
+        libbpf_maps.map_update(self.fd, _SLOT, c_uint32(prog_fd))
 
     def empty(self) -> None:
         """Take the program out; every hit is a miss then. Empty already is no error."""
         with contextlib.suppress(FileNotFoundError):
-            libbpf.map_delete(self.fd, _SLOT)
+            libbpf_maps.map_delete(self.fd, _SLOT)
 
     def close(self) -> None:
         """Give up our reference; safe to call again."""
@@ -83,7 +83,7 @@ class MissCounter:
         """Sums over all processors since the link was made."""
         values = self._values()
         with unpreempted():
-            libbpf.map_lookup(self._missed, 0, values)
+            libbpf_maps.map_lookup(self._missed, 0, values)
         return Misses(empty=sum(values), suppressed=info.recursion_misses(self._program))
 
 
@@ -114,15 +114,15 @@ class Dispatcher:
 
 def load(attach_type: AttachType, hook: KprobeHook | KprobeMultiHook) -> Dispatcher:
     """Load a dispatcher with an empty slot of its own. `NotSupported`, `KernelRefused`."""
-    with libbpf.captured() as said:
-        handle = libbpf.object_open(programs.image("dispatcher"), _NAME)
+    with libbpf_said.captured() as said:
+        handle = libbpf_objects.object_open(programs.image("dispatcher"), _NAME)
         try:
-            (program,) = libbpf.programs(handle)
-            libbpf.program_set_attach_type(program, attach_type.number)
-            maps = {libbpf.map_name(found): found for found in libbpf.maps(handle)}
-            libbpf.map_set_initial_value(maps[f"{_NAME}.rodata"], _place_of(hook))
+            (program,) = libbpf_objects.programs(handle)
+            libbpf_objects.program_set_attach_type(program, attach_type.number)
+            maps = {libbpf_objects.map_name(found): found for found in libbpf_objects.maps(handle)}
+            libbpf_objects.map_set_initial_value(maps[f"{_NAME}.rodata"], _place_of(hook))
             try:
-                libbpf.object_load(handle)
+                libbpf_objects.object_load(handle)
             except PermissionError:
                 raise NotSupported(
                     "the kernel does not let us load kprobe programs (EPERM): bpflinkd needs CAP_BPF and "
@@ -133,12 +133,14 @@ def load(attach_type: AttachType, hook: KprobeHook | KprobeMultiHook) -> Dispatc
                     f"the dispatcher cannot be loaded: {error.strerror}", log=said()
                 ) from None
             return Dispatcher(
-                fd=os.dup(libbpf.program_fd(program)),
-                slot=Slot(os.dup(libbpf.map_fd(maps["slot"]))),
-                misses=MissCounter(os.dup(libbpf.program_fd(program)), os.dup(libbpf.map_fd(maps["missed"]))),
+                fd=os.dup(libbpf_objects.program_fd(program)),
+                slot=Slot(os.dup(libbpf_objects.map_fd(maps["slot"]))),
+                misses=MissCounter(
+                    os.dup(libbpf_objects.program_fd(program)), os.dup(libbpf_objects.map_fd(maps["missed"]))
+                ),
             )
         finally:
-            libbpf.object_close(handle)
+            libbpf_objects.object_close(handle)
 
 
 def opened(prog_id: int) -> tuple[Slot, MissCounter, KprobeHook | KprobeMultiHook]:
@@ -152,13 +154,13 @@ def opened(prog_id: int) -> tuple[Slot, MissCounter, KprobeHook | KprobeMultiHoo
         if fds.keys() != _MAP_TYPES:
             raise OSError(errno.EINVAL, f"program id {prog_id} is not a dispatcher of ours")
         place = ctypes.create_string_buffer(_PLACE.size)
-        libbpf.map_lookup(fds[libbpf.BPF_MAP_TYPE_ARRAY], 0, place)
+        libbpf_maps.map_lookup(fds[libbpf_maps.BPF_MAP_TYPE_ARRAY], 0, place)
     except OSError:
         _close(prog_fd, *fds.values())
         raise
-    os.close(fds[libbpf.BPF_MAP_TYPE_ARRAY])
-    slot = Slot(fds[libbpf.BPF_MAP_TYPE_PROG_ARRAY])
-    misses = MissCounter(prog_fd, fds[libbpf.BPF_MAP_TYPE_PERCPU_ARRAY])
+    os.close(fds[libbpf_maps.BPF_MAP_TYPE_ARRAY])
+    slot = Slot(fds[libbpf_maps.BPF_MAP_TYPE_PROG_ARRAY])
+    misses = MissCounter(prog_fd, fds[libbpf_maps.BPF_MAP_TYPE_PERCPU_ARRAY])
     return slot, misses, _hook_of(place.raw)
 
 

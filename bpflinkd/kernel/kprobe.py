@@ -2,6 +2,8 @@
 
 import errno
 import os
+from pathlib import Path
+from typing import Final
 
 from bpflinkd.core.errors import BadTarget, BpflinkdError, HookGone, KernelRefused, NotSupported
 from bpflinkd.core.targets import KprobeHook, KprobeMultiHook, KprobeMultiTarget, KprobeTarget
@@ -11,6 +13,17 @@ from bpflinkd.kernel.dispatcher import Dispatcher
 from bpflinkd.kernel.errnos import words
 from bpflinkd.kernel.program import HeldProgram
 from bpflinkd.kernel.symbols import Symbols
+
+_ENABLED: Final = Path("/sys/kernel/debug/kprobes/enabled")
+"""`0` where all kprobes are disarmed. Source: kernel/kprobes.c write_enabled_file_bool()."""
+
+
+def switched_off() -> bool:
+    """Whether somebody switched off all kprobes of the host. False where debugfs does not tell."""
+    try:
+        return _ENABLED.read_text().strip() == "0"
+    except OSError:
+        return False
 
 
 class Kprobes:

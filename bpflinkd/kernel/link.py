@@ -3,10 +3,11 @@
 import ctypes
 import os
 from collections.abc import Callable
-from ctypes import byref, c_uint32
+from ctypes import c_uint32
 from typing import TYPE_CHECKING
 
 from bpflinkd.core.errors import KernelRefused
+from bpflinkd.core.events import SlotHook
 from bpflinkd.core.model import LinkFacts, Misses
 from bpflinkd.kernel import info, libbpf
 
@@ -23,13 +24,13 @@ class HeldLink:
 
     INFO_SIZE = info.LINK_INFO_SIZE
     """Bytes of `struct bpf_link_info` that are asked for."""
+    _INFO = libbpf.SameInfo(INFO_SIZE)
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self._bytes = bytearray(self.INFO_SIZE)
         self._buffer = (ctypes.c_char * self.INFO_SIZE).from_buffer(self._bytes)
         self._size = c_uint32(self.INFO_SIZE)
-        self._size_ref = byref(self._size)
         self._good = b""
         try:
             self.id: LinkId = self.facts().id
@@ -48,13 +49,15 @@ class HeldLink:
         self._good = bytes(self._bytes)
 
     def unchanged(self) -> bool:
-        """Whether the kernel still says what was marked good."""
-        self._size.value = self.INFO_SIZE
-        result = libbpf.obj_info_raw(self.fd, self._buffer, self._size_ref)
-        return result == 0 and self._bytes == self._good
+        """Whether the kernel still says what was marked good. For the worker thread only."""
+        return self._INFO.same(self.fd, self._good)
 
     @property
     def misses(self) -> Callable[[], Misses] | None:
+        return None
+
+    @property
+    def slot_hook(self) -> SlotHook | None:
         return None
 
     def detach(self) -> None:

@@ -21,7 +21,7 @@ from bpflinkd.core.errors import (
     WrongProgramType,
 )
 from bpflinkd.kernel import confined as confining
-from bpflinkd.kernel import libbpf
+from bpflinkd.kernel import libbpf_objects, libbpf_said
 from bpflinkd.kernel.confined import Confined
 
 _EM_BPF: Final = 247
@@ -78,16 +78,16 @@ def load(
         LimitExceeded: it has more or larger maps than `confined` says.
     """
     _check_header(data)
-    with libbpf.captured() as said:
+    with libbpf_said.captured() as said:
         try:
-            handle = libbpf.object_open(data, "bpflinkd")
+            handle = libbpf_objects.object_open(data, "bpflinkd")
         except OSError as error:
             raise BadProgram(
                 f"the file is not a BPF object that libbpf can read: {_gist(said()) or error}"
             ) from None
         try:
             chosen = _choose(handle, program)
-            name, section = libbpf.program_name(chosen), libbpf.program_section(chosen)
+            name, section = libbpf_objects.program_name(chosen), libbpf_objects.program_section(chosen)
             declared = _settle_type(chosen, name, section, attach_type, given)
             if confined is not None:
                 confining.check_opened(handle, chosen, attach_type, confined)
@@ -95,21 +95,21 @@ def load(
             load_prepared(handle, name, said)
             if confined is not None and not confined.kernel_memory:
                 # Only now calls are filled in and subprograms there. The program runs nowhere yet.
-                confining.check_instructions(name, libbpf.program_instructions(chosen))
+                confining.check_instructions(name, libbpf_objects.program_instructions(chosen))
             return _received(handle, chosen, name, declared)
         finally:
-            libbpf.object_close(handle)
+            libbpf_objects.object_close(handle)
 
 
 def _received(handle: int, chosen: int, name: str, declared: AttachType | None) -> Loaded:
     map_fds: dict[str, int] = {}
-    fd = os.dup(libbpf.program_fd(chosen))
+    fd = os.dup(libbpf_objects.program_fd(chosen))
     try:
-        for handle_of_map in libbpf.maps(handle):
-            map_name = libbpf.map_name(handle_of_map)
+        for handle_of_map in libbpf_objects.maps(handle):
+            map_name = libbpf_objects.map_name(handle_of_map)
             if map_name in map_fds:
                 raise BadProgram(f"the object has two maps of the name {map_name[:80]!r}; rename one")
-            map_fds[map_name] = os.dup(libbpf.map_fd(handle_of_map))
+            map_fds[map_name] = os.dup(libbpf_objects.map_fd(handle_of_map))
         return Loaded(name, fd, declared, map_fds)
     except BaseException:
         for opened in (fd, *map_fds.values()):
@@ -137,7 +137,7 @@ def _check_header(data: bytes) -> None:
 
 
 def _choose(handle: int, name: str | None) -> int:
-    found = {libbpf.program_name(p): p for p in libbpf.programs(handle)}
+    found = {libbpf_objects.program_name(p): p for p in libbpf_objects.programs(handle)}
     if not found:
         raise BadProgram("the object holds no program")
     if name is None:
@@ -163,20 +163,20 @@ def _settle_type(
 ) -> AttachType | None:
     """Set type and expected_attach_type before loading; returns what the program then declares."""
     declared = attach_types.by_section(section)
-    known_type = libbpf.program_type(program)
+    known_type = libbpf_objects.program_type(program)
     if attach_type in attach_types.KPROBES and known_type in (0, ProgramType.KPROBE):
         return _settle_kprobe(program, name, section, attach_type)
     if declared is not None and (attach_type is None or not given):
         # libbpf of Debian 12 does not know the *_unix sections yet: say it in its place.
-        libbpf.program_set_type(program, declared.program_type)
-        libbpf.program_set_attach_type(program, declared.number)
+        libbpf_objects.program_set_type(program, declared.program_type)
+        libbpf_objects.program_set_attach_type(program, declared.number)
         return declared
     if attach_type is not None and known_type in (0, attach_type.program_type):
-        expected = libbpf.program_attach_type(program)
+        expected = libbpf_objects.program_attach_type(program)
         elsewhere = attach_types.by_number(expected) is None and expected != 0
         if not elsewhere or given:
-            libbpf.program_set_type(program, attach_type.program_type)
-            libbpf.program_set_attach_type(program, attach_type.number)
+            libbpf_objects.program_set_type(program, attach_type.program_type)
+            libbpf_objects.program_set_attach_type(program, attach_type.number)
             return attach_type
         raise WrongProgramType(
             f"program {name!r} is in section {section!r}, so it cannot be attached as {attach_type}"
@@ -196,37 +196,39 @@ def _settle_kprobe(program: int, name: str, section: str, attach_type: AttachTyp
         raise WrongProgramType(
             f"program {name!r} is in section {section!r}, so it is no kprobe's; compile it in section kprobe"
         )
-    if libbpf.program_may_sleep(program):
+    if libbpf_objects.program_may_sleep(program):
         raise WrongProgramType(
             f"program {name!r} may sleep (section {section!r}); where a kprobe hits it may not"
         )
-    if any(insn & _CALL_MASK == _CALL_OVERRIDE_RETURN for insn in libbpf.program_instructions(program)):
+    if any(
+        insn & _CALL_MASK == _CALL_OVERRIDE_RETURN for insn in libbpf_objects.program_instructions(program)
+    ):
         raise WrongProgramType(
             f"program {name!r} calls bpf_override_return, and the kernel never lets such a program be "
             "dispatched; without that call it can be attached and swapped"
         )
-    libbpf.program_set_type(program, attach_type.program_type)
-    libbpf.program_set_attach_type(program, attach_type.number)
+    libbpf_objects.program_set_type(program, attach_type.program_type)
+    libbpf_objects.program_set_attach_type(program, attach_type.number)
     return attach_type
 
 
 def prepare(handle: int, chosen: int, ifindex: int) -> None:
     """Choose what loading an opened object does: one program, all maps, no pins."""
-    for program in libbpf.programs(handle):
-        libbpf.program_set_autoload(program, program == chosen)
-    for bpf_map in libbpf.maps(handle):
+    for program in libbpf_objects.programs(handle):
+        libbpf_objects.program_set_autoload(program, program == chosen)
+    for bpf_map in libbpf_objects.maps(handle):
         # Maps live under the link; a path that the object names is not ours to touch.
-        libbpf.map_forget_pin_path(bpf_map)
+        libbpf_objects.map_forget_pin_path(bpf_map)
         if ifindex:
-            libbpf.map_set_ifindex(bpf_map, ifindex)
+            libbpf_objects.map_set_ifindex(bpf_map, ifindex)
     if ifindex:
-        libbpf.program_set_ifindex(chosen, ifindex)
+        libbpf_objects.program_set_ifindex(chosen, ifindex)
 
 
-def load_prepared(handle: int, name: str, said: libbpf.Said) -> None:
+def load_prepared(handle: int, name: str, said: libbpf_said.Said) -> None:
     """Load an object. `VerifierRejected`, `NotSupported`, `BadProgram`."""
     try:
-        libbpf.object_load(handle)
+        libbpf_objects.object_load(handle)
     except OSError as error:
         raise _load_error(name, error, said()) from None
 

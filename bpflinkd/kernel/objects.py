@@ -12,7 +12,7 @@ from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.errors import BadProgram
 from bpflinkd.core.model import Confinement
 from bpflinkd.core.sources import BUILTINS, MAX_OBJECT, Builtin, StoredObject
-from bpflinkd.kernel import answers, files, helper, libbpf, loading
+from bpflinkd.kernel import answers, files, helper, libbpf_objects, libbpf_said, loading
 from bpflinkd.kernel.helper import LOAD, Limits, Way
 from bpflinkd.kernel.program import HeldProgram
 
@@ -133,15 +133,17 @@ def load_builtin(source: Builtin, attach_type: AttachType) -> HeldProgram:
             f"there is no built-in program {source.name[:80]!r}; there is: {', '.join(BUILTINS)}"
         )
     data = programs.image(source.name)
-    with libbpf.captured() as said:
-        handle = libbpf.object_open(data, "bpflinkd")
+    with libbpf_said.captured() as said:
+        handle = libbpf_objects.object_open(data, "bpflinkd")
         try:
             wanted = f"pass/{attach_type.program_type.name.lower()}"
-            chosen = next(p for p in libbpf.programs(handle) if libbpf.program_section(p) == wanted)
+            chosen = next(
+                p for p in libbpf_objects.programs(handle) if libbpf_objects.program_section(p) == wanted
+            )
             loading.prepare(handle, chosen, 0)
-            libbpf.program_set_type(chosen, attach_type.program_type)
-            libbpf.program_set_attach_type(chosen, attach_type.number)
+            libbpf_objects.program_set_type(chosen, attach_type.program_type)
+            libbpf_objects.program_set_attach_type(chosen, attach_type.number)
             loading.load_prepared(handle, "pass", said)
-            return HeldProgram(os.dup(libbpf.program_fd(chosen)), source, declared=attach_type)
+            return HeldProgram(os.dup(libbpf_objects.program_fd(chosen)), source, declared=attach_type)
         finally:
-            libbpf.object_close(handle)
+            libbpf_objects.object_close(handle)

@@ -12,6 +12,7 @@ from bpflinkd.core.model import Confinement, Feature, Foreign, LinkFacts, Occupa
 from bpflinkd.core.patterns import Interface
 from bpflinkd.core.ports import FoundLink, Link, Program, TakenOver
 from bpflinkd.core.sources import Source, WantedProgram
+from bpflinkd.core.survey import Survey
 from bpflinkd.core.targets import (
     CgroupPlace,
     CgroupTarget,
@@ -27,8 +28,19 @@ from bpflinkd.core.targets import (
     XdpMode,
     XdpTarget,
 )
-from bpflinkd.kernel import adopting, errnos, features, holders, info, interfaces, libbpf, program, xdp
-from bpflinkd.kernel.cgroup import CgroupTree
+from bpflinkd.kernel import (
+    adopting,
+    errnos,
+    features,
+    holders,
+    info,
+    interfaces,
+    kprobe,
+    libbpf,
+    program,
+    xdp,
+)
+from bpflinkd.kernel.cgroup import CgroupTree, HeldCompany
 from bpflinkd.kernel.compile import LIMITS
 from bpflinkd.kernel.dispatched import DispatchedLink
 from bpflinkd.kernel.helper import Limits
@@ -36,6 +48,7 @@ from bpflinkd.kernel.kprobe import Kprobes
 from bpflinkd.kernel.link import HeldLink
 from bpflinkd.kernel.opening import ProgramOpener
 from bpflinkd.kernel.program import HeldProgram
+from bpflinkd.kernel.survey import survey
 
 
 class LinuxKernel:
@@ -103,18 +116,28 @@ class LinuxKernel:
     def cgroups(self, pattern: str) -> Iterator[str]:
         return self._cgroups.matching(pattern)
 
-    def occupant(self, hook: Hook) -> Occupant | None:
+    def occupant(self, hook: Hook, known: Occupant | None = None) -> Occupant | None:
         if not isinstance(hook, XdpHook):
             return None  # programs on cgroups and kprobes sit side by side
-        return next(xdp.occupants(hook.ifindex), None)
+        return next(xdp.occupants(hook.ifindex, known=known), None)
 
-    def identify(self, facts: LinkFacts) -> Occupant:
+    def company(self, target: CgroupTarget) -> HeldCompany | None:
+        return self._cgroups.company(target)
+
+    def describe(self, prog_id: ProgId) -> ProgramInfo:
         try:
-            found = info.program_info_by_id(facts.prog_id)
+            return info.program_info_by_id(prog_id)
         except OSError:
-            found = ProgramInfo(id=facts.prog_id, name="", tag="", type=0)
+            return ProgramInfo(id=prog_id, name="", tag="", type=0)
+
+    def kprobes_off(self) -> bool:
+        return kprobe.switched_off()
+
+    def identify(self, facts: LinkFacts, known: Occupant | None = None) -> Occupant:
+        if known is not None and (known.program.id, known.link_id) == (facts.prog_id, facts.id):
+            return known
         held_by = holders.processes(facts.prog_id, facts.id)
-        return Occupant(program=found, link_id=facts.id, processes=held_by)
+        return Occupant(program=self.describe(facts.prog_id), link_id=facts.id, processes=held_by)
 
     # Links
 
@@ -193,10 +216,13 @@ class LinuxKernel:
         assert isinstance(hook, XdpHook)
         adopting.give_back(cast(HeldLink, link), target, hook, cast(HeldProgram, program))
 
+    def survey(self) -> Survey:
+        return survey(self._cgroups)
+
     def foreign(self, targets: Iterable[Target], ours: frozenset[LinkId]) -> tuple[Foreign, ...]:
         found: list[Foreign] = []
         for name, ifindex in xdp.interfaces().items():
-            for occupant in xdp.occupants(ifindex):
+            for occupant in xdp.occupants(ifindex, seconds=holders.AT_LEISURE):
                 if occupant.link_id not in ours:
                     mode = occupant.mode or XdpMode.AUTO
                     place = XdpTarget(interface=name, mode=mode)
@@ -225,7 +251,7 @@ class LinuxKernel:
                 described = info.program_info_by_id(prog_id)
             except OSError:
                 continue  # it left meanwhile
-            held_by = holders.processes(prog_id, link_id)
+            held_by = holders.processes(prog_id, link_id, seconds=holders.AT_LEISURE)
             yield Foreign(
                 target=target,
                 occupant=Occupant(program=described, link_id=link_id, processes=held_by),

@@ -59,9 +59,19 @@ def running(ifindex: IfIndex) -> Iterator[tuple[XdpMode, ProgId]]:
             yield mode, ProgId(prog_id)
 
 
-def occupants(ifindex: IfIndex) -> Iterator[Occupant]:
-    """Each program on an interface with the bpf_link and processes that hold it."""
+def occupants(
+    ifindex: IfIndex, *, known: Occupant | None = None, seconds: float = holders.AT_ONCE
+) -> Iterator[Occupant]:
+    """Each program on an interface with the bpf_link and processes that hold it.
+
+    Args:
+        known: one that was found there before: whose it is takes long to find out.
+        seconds: see `holders.processes`.
+    """
     for mode, prog_id in running(ifindex):
+        if known is not None and (known.program.id, known.mode) == (prog_id, mode):
+            yield known
+            continue
         try:
             program = info.program_info_by_id(prog_id)
         except OSError:
@@ -74,7 +84,7 @@ def occupants(ifindex: IfIndex) -> Iterator[Occupant]:
             program=program,
             link_id=link_id,
             mode=mode,
-            processes=holders.processes(prog_id, link_id),
+            processes=holders.processes(prog_id, link_id, seconds=seconds),
         )
 
 

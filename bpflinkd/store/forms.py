@@ -8,7 +8,18 @@ from bpflinkd.core import attach_types, requests
 from bpflinkd.core.callers import Actor
 from bpflinkd.core.errors import StorageFailed
 from bpflinkd.core.ids import Micros, ProgId, UnixMicros
-from bpflinkd.core.model import Confinement, Generation, Hold, Lifetime, Origin, Policy, ProgramInfo, Record
+from bpflinkd.core.model import (
+    Confinement,
+    Generation,
+    Hold,
+    Lifetime,
+    Origin,
+    Policy,
+    ProgramInfo,
+    Record,
+    State,
+    Told,
+)
 from bpflinkd.core.sources import (
     Builtin,
     PinnedProgram,
@@ -134,6 +145,23 @@ def hook_of(text: str | None) -> Hook | None:
 def program_text(info: ProgramInfo) -> str:
     """A program, as the column `program` has it."""
     return json.dumps({"id": info.id, "name": info.name, "tag": info.tag, "type": info.type})
+
+
+def told_text(told: Told | None) -> str | None:
+    """What was told of a link's state, as the column `told` has it."""
+    if told is None:
+        return None
+    running = asdict(told.running) if told.running else None
+    return json.dumps({"state": told.state, "since": told.since, "running": running})
+
+
+def told_of(text: str | None) -> Told | None:
+    """The same, read back."""
+    if text is None:
+        return None
+    found = json.loads(text)
+    running = ProgramInfo(**found["running"]) if found["running"] else None
+    return Told(State(found["state"]), UnixMicros(found["since"]), running)
 
 
 def origin_columns(origin: Origin) -> tuple[str, str, str]:

@@ -1,13 +1,15 @@
 """The database: its tables, and how it comes to have them.
 
-Schema 3:
+Schema 4:
     link        a row a link; `generation` is the current number, 0 while the first is not completed;
                 `file`, `template` and `declared` are its origin, empty where a caller made it; `was`
                 is its name before, until its pins have followed; `hold` is the connection that it lives
-                with, `fallback` the sha256 of what comes after that, where it is a file
+                with, `fallback` the sha256 of what comes after that, where it is a file; `link_id` is the
+                kernel's number of our bpf_link, `told` what was last told of a state that is not `active`
     generation  the last KEPT of each link; a number above the link's is the intent
     object      ELF objects and C sources by sha256, as long as a generation refers to them
     boot        one row: the boot of the kernel in which all this was last used
+Schema 3 did not know the kernel's number of a bpf_link, nor what was told.
 Schema 2 knew owners and who made a generation as uids only.
 Schema 1 had no origin, no name before and no boot.
 """
@@ -21,7 +23,7 @@ from typing import Final
 
 from bpflinkd.core.errors import StorageFailed
 
-VERSION: Final = 3
+VERSION: Final = 4
 APPLICATION_ID: Final = 0x62706C64  # "bpld"
 
 _SCHEMA: Final = """
@@ -40,7 +42,9 @@ CREATE TABLE link (
     declared   TEXT NOT NULL DEFAULT '',
     was        TEXT NOT NULL DEFAULT '',
     hold       TEXT,
-    fallback   TEXT
+    fallback   TEXT,
+    link_id    INTEGER,
+    told       TEXT
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE generation (
     link        TEXT NOT NULL REFERENCES link(name) ON DELETE CASCADE,
@@ -81,6 +85,10 @@ UPDATE generation SET actor = json_object('uid', by_uid);
 ALTER TABLE generation DROP COLUMN by_uid;
 ALTER TABLE generation ADD COLUMN confinement TEXT;
 ALTER TABLE generation ADD COLUMN message TEXT NOT NULL DEFAULT '';
+""",
+    3: """
+ALTER TABLE link ADD COLUMN link_id INTEGER;
+ALTER TABLE link ADD COLUMN told TEXT;
 """,
 }
 """From each released schema to the next."""

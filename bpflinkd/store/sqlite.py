@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bpflinkd.core.errors import StorageFailed
-from bpflinkd.core.model import Generation, Lifetime, Record
+from bpflinkd.core.ids import LinkId
+from bpflinkd.core.model import Generation, Lifetime, Record, Told
 from bpflinkd.core.ports import Stored
 from bpflinkd.core.sources import StoredObject, StoredSource
 from bpflinkd.store import forms, schema
@@ -69,7 +70,7 @@ class SqliteStore:
         rows = self._read(
             "SELECT l.name, l.target, l.owner, l.policy, l.lifetime, l.created, l.hook, l.ending,"
             " l.generation, g.number, g.program, g.source, g.since, g.actor, g.hook,"
-            " l.file, l.template, l.declared, l.was, g.confinement, g.message, l.hold"
+            " l.file, l.template, l.declared, l.was, g.confinement, g.message, l.hold, l.link_id, l.told"
             " FROM link l JOIN generation g ON g.link = l.name AND g.number >= l.generation"
             " ORDER BY l.created, l.name, g.number"
         )
@@ -84,6 +85,8 @@ class SqliteStore:
                 intent=record if intended else None,
                 ending=bool(row[7]),
                 was=row[18],
+                link_id=row[22],
+                told=forms.told_of(row[23]),
             )
         return tuple(found.values())
 
@@ -121,7 +124,7 @@ class SqliteStore:
             with self._transaction(durable=True) as db:
                 if before:
                     db.executemany("DELETE FROM link WHERE name = ?", rows)
-                    db.execute("UPDATE link SET hook = NULL")
+                    db.execute("UPDATE link SET hook = NULL, link_id = NULL, told = NULL")
                     self._drop_unused_objects(db)
                 db.execute("DELETE FROM boot")
                 db.execute("INSERT INTO boot VALUES (?)", (boot,))
@@ -181,13 +184,19 @@ class SqliteStore:
             db.execute("DELETE FROM link WHERE name = ? AND generation = 0", (name,))
             self._drop_unused_objects(db)
 
-    def commit(self, record: Record) -> None:
+    def commit(self, record: Record, link_id: LinkId | None) -> None:
         number = record.generation.number
         with self._transaction(durable=True) as db:
             db.execute(
-                "UPDATE link SET generation = ?, hook = ?, file = ?, template = ?, declared = ?"
+                "UPDATE link SET generation = ?, hook = ?, link_id = ?, file = ?, template = ?, declared = ?"
                 " WHERE name = ?",
-                (number, forms.hook_text(record.hook), *forms.origin_columns(record.origin), record.name),
+                (
+                    number,
+                    forms.hook_text(record.hook),
+                    link_id,
+                    *forms.origin_columns(record.origin),
+                    record.name,
+                ),
             )
             if number > KEPT:
                 dropped = db.execute(
@@ -212,9 +221,9 @@ class SqliteStore:
                 ),
             )
 
-    def explain(self, record: Record) -> None:
+    def explain(self, record: Record, link_id: LinkId) -> None:
         with self._transaction(durable=True) as db:
-            db.execute("UPDATE link SET hook = ? WHERE name = ?", (forms.hook_text(record.hook), record.name))
+            self._set_hook(db, record, link_id)
             db.execute(
                 "UPDATE generation SET message = ? WHERE link = ? AND number = ?",
                 (record.generation.message, record.name, record.generation.number),
@@ -233,9 +242,20 @@ class SqliteStore:
         with self._transaction(durable=False) as db:
             db.execute("UPDATE link SET was = '' WHERE name = ?", (name,))
 
-    def note_hook(self, record: Record) -> None:
+    def note_hook(self, record: Record, link_id: LinkId) -> None:
         with self._transaction(durable=False) as db:
-            db.execute("UPDATE link SET hook = ? WHERE name = ?", (forms.hook_text(record.hook), record.name))
+            self._set_hook(db, record, link_id)
+
+    @staticmethod
+    def _set_hook(db: sqlite3.Connection, record: Record, link_id: LinkId) -> None:
+        db.execute(
+            "UPDATE link SET hook = ?, link_id = ? WHERE name = ?",
+            (forms.hook_text(record.hook), link_id, record.name),
+        )
+
+    def note_told(self, name: str, told: Told | None) -> None:
+        with self._transaction(durable=False) as db:
+            db.execute("UPDATE link SET told = ? WHERE name = ?", (forms.told_text(told), name))
 
     def amend(self, record: Record) -> None:
         with self._transaction(durable=False) as db:

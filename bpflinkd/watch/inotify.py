@@ -17,18 +17,20 @@ _DRAIN: Final = 1 << 20
 
 
 class Inotify:
-    """Says when there are events of directories that were made or removed in watched directories."""
+    """Says when there are events of what was made or removed in watched directories."""
 
-    def __init__(self, readable: Callable[[], None]) -> None:
+    def __init__(self, readable: Callable[[], None], *, also: int = 0) -> None:
         """Begin.
 
         Args:
             readable: called as long as there is something to read.
+            also: kinds of events to tell of beside IN_CREATE and IN_DELETE: `IN_MOVE` and the like.
 
         Raises:
             OSError: EMFILE where the user has fs.inotify.max_user_instances already.
         """
         self._readable = readable
+        self._mask = _MASK | also
         self._fd = INotify(nonblocking=True)
         self._source = GLib.unix_fd_add_full(
             GLib.PRIORITY_DEFAULT, self._fd.fileno(), GLib.IOCondition.IN, self._wake
@@ -43,7 +45,7 @@ class Inotify:
         Raises:
             OSError: ENOSPC where the user has fs.inotify.max_user_watches already.
         """
-        return int(self._fd.add_watch(directory, _MASK))
+        return int(self._fd.add_watch(directory, self._mask))
 
     def remove(self, watch: int) -> None:
         """End a watch."""

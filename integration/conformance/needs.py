@@ -3,6 +3,7 @@
 import gzip
 import os
 import platform
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -27,7 +28,17 @@ def _config() -> dict[str, str]:
 
 def missing(feature: str) -> str:
     """What this kernel was built without, so that it may lack the feature; empty where it must have it."""
+    if feature == "sentinel":
+        return _tracing_refused()
     if feature == "source":
         there = Path(f"/lib/modules/{platform.release()}/build").exists()
         return "" if there else "kernel headers"
     return " and ".join(word for word in _WORDS[feature] if _config().get(word) != "y")
+
+
+@cache
+def _tracing_refused() -> str:
+    """Some kernels refuse tracing programs, whatever they were built with: ask another tool."""
+    probed = ["bpftool", "feature", "probe", "kernel"]
+    told = subprocess.run(probed, capture_output=True, text=True, check=True).stdout
+    return "" if "program_type tracing is available" in told else "tracing programs (bpftool feature probe)"

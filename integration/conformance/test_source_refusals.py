@@ -32,7 +32,7 @@ def refused(daemon: Daemon, kind: Kind, program: Source) -> Refused:
     with pytest.raises(Refused) as refusal:
         daemon.attach(NAME, kind.target(), program)
     assert daemon.links() == {}
-    assert list(daemon.pins.iterdir()) == []
+    assert not daemon.pinned()
     until(lambda: kernel_objects() == before, "nothing is left in the kernel", seconds=20)
     return refusal.value
 

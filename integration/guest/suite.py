@@ -15,13 +15,17 @@ from integration.guest.kernels import Kernel
 
 SUITE: Final = "integration/conformance"
 SERVICE: Final = "integration/service"
+TRACING: Final = "tests/kernel/test_sentinel.py"
+"""Where development machines refuse tracing programs, only guests try them."""
+TRACES: Final = "bookworm"
+"""The one kernel on which they are: it has the least else to do. Strangers are tried on all."""
 COMPILES: Final = "bookworm-backports"
 """The one kernel on which sources that are refused are tried: they cost minutes, and no kernel matters."""
 PATIENCE: Final = 400
 """Seconds that one test may take; the first compile under emulation takes 90."""
 SERVICE_PATIENCE: Final = 900
 """The first test of the service makes a disk and boots from it."""
-GUEST_SECONDS: Final = 2100.0
+GUEST_SECONDS: Final = 2700.0
 """A guest may take so long, from power on to power off."""
 
 
@@ -89,6 +93,8 @@ def in_guest(kernel: Kernel, program: Path, results: Path, hear: Callable[[str],
     }
     words = [f"{key}={value}" for key, value in settings.items()]
     more = ["-p", "pytest_timeout"]
+    if kernel.suite == TRACES:
+        more.append(TRACING)
     if kernel.suite != COMPILES:
         more.append(f"--ignore={SUITE}/test_source_refusals.py")
     try:

@@ -120,7 +120,7 @@ def test_what_cannot_be_adopted_is_refused_and_stays_as_it_is(daemon: Daemon) ->
         assert refused.value.name == error, arguments
     assert set(daemon.links()) == {"other"}
     assert f"{number}:" in run("bpftool", "link", "show")
-    assert {pin.name for pin in daemon.pins.iterdir()} == {"other"}
+    assert daemon.pinned() == {"other"}
 
 
 def test_a_link_of_another_namespace_is_refused(daemon: Daemon) -> None:
@@ -197,7 +197,7 @@ def test_a_take_over_that_fails_puts_the_program_back(world: World) -> None:
     assert refused.value.name == "KernelRefused", refused.value
     assert running(world) == before, "it is on its hook again"
     assert daemon.links() == {}
-    assert not list(daemon.pins.iterdir())
+    assert not daemon.pinned()
     adopt(daemon, by_netlink)
     assert daemon.state("edge") == "active"
 
@@ -234,7 +234,7 @@ def test_kill_9_at_every_call_of_an_adoption(
         found = daemon.links().get("edge")
         outcomes.add((killed, found["State"] if found else None))
         if found is None:
-            assert not list(daemon.pins.iterdir())
+            assert not daemon.pinned()
         else:
             assert found["State"] == "active" or how is by_netlink
             daemon.detach("edge")

@@ -162,7 +162,7 @@ def test_what_is_on_the_bpffs(daemon: Daemon) -> None:
     daemon.replace("eth0.100", elf(program("count"), "count_new"))
     assert [p.name for p in (home / "maps").iterdir()] == ["counters"]
     daemon.detach("eth0.100")
-    assert not list(daemon.pins.iterdir())
+    assert not daemon.pinned()
 
 
 def test_pass_lets_a_large_socket_option_through(daemon: Daemon) -> None:

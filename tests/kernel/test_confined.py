@@ -24,7 +24,7 @@ from bpflinkd.core.errors import (
 from bpflinkd.core.model import Confinement
 from bpflinkd.core.sources import ObjectFile, ObjectImage, ProgramFd, StoredObject
 from bpflinkd.core.targets import CgroupPlace, CgroupTarget, XdpMode, XdpTarget
-from bpflinkd.kernel import archive, helper, info, libbpf, maps, objects
+from bpflinkd.kernel import archive, helper, info, libbpf_calls, libbpf_maps, libbpf_objects, maps, objects
 from bpflinkd.kernel.helper import MAX_LOG, Limits, Spawned
 from bpflinkd.kernel.maps import MapShape
 from bpflinkd.kernel.program import HeldProgram
@@ -87,7 +87,7 @@ def test_a_program_comes_with_its_maps(
         assert held.image == confined_object()
         assert set(held.maps) == {"values", "unused_slots", "bpflinkd.rodata"}
         values = info.map_info(held.map_fds["values"])
-        assert (values.type, values.max_entries) == (libbpf.BPF_MAP_TYPE_ARRAY, 2)
+        assert (values.type, values.max_entries) == (libbpf_maps.BPF_MAP_TYPE_ARRAY, 2)
     finally:
         held.close()
 
@@ -310,7 +310,7 @@ def test_an_estimate_is_not_below_what_the_kernel_counts(
     kind: int, key: int, value: int, entries: int, flags: int
 ) -> None:
     opts = struct.pack("=QIIIIIIQII", 48, 0, 0, 0, 0, 0, flags, 0, 0, 0)  # struct bpf_map_create_opts
-    fd = libbpf._lib.bpf_map_create(kind, b"tried", key, value, entries, opts)
+    fd = libbpf_calls._lib.bpf_map_create(kind, b"tried", key, value, entries, opts)
     if fd < 0:
         pytest.skip(f"this kernel does not make it: {os.strerror(-fd)}")
     try:
@@ -318,7 +318,7 @@ def test_an_estimate_is_not_below_what_the_kernel_counts(
     finally:
         os.close(fd)
     shape = MapShape("tried", kind, key, value, entries)
-    assert counted <= maps.estimate(shape, libbpf.possible_cpus())
+    assert counted <= maps.estimate(shape, libbpf_objects.possible_cpus())
 
 
 def test_maps_within_the_grant_are_taken(tmp_path: Path) -> None:
@@ -456,7 +456,7 @@ TAKEN_OVER = (
     PROLOGUE
     + f"""
 sys.path.append({str(ROOT)!r})
-from bpflinkd.kernel import libbpf, loading
+from bpflinkd.kernel import libbpf_calls, loading
 def load(name):
     return loading.load(os.pread(fds[0], 1 << 26, 0), name, None)
 def told(**more):
@@ -497,7 +497,7 @@ def told(**more):
         ),
         pytest.param(
             "f = load('plain')\n"
-            "m = libbpf._lib.bpf_map_create(2, b'big', 4, 8, 1 << 20, None)\n"
+            "m = libbpf_calls._lib.bpf_map_create(2, b'big', 4, 8, 1 << 20, None)\n"
             "answer(told(maps=['big', *f.map_fds]), [f.fd, m, *f.map_fds.values()])",
             LimitExceeded,
             "'big' takes about 8",
@@ -505,7 +505,7 @@ def told(**more):
         ),
         pytest.param(
             "f = load('plain')\n"
-            "ms = [libbpf._lib.bpf_map_create(2, b'm', 4, 8, 1, None) for _ in range(9)]\n"
+            "ms = [libbpf_calls._lib.bpf_map_create(2, b'm', 4, 8, 1, None) for _ in range(9)]\n"
             "names = [f'm{i}' for i in range(9)]\n"
             "answer(told(maps=[*names, *f.map_fds]), [f.fd, *ms, *f.map_fds.values()])",
             LimitExceeded,

@@ -191,7 +191,7 @@ def test_after_a_reboot_links_are_back_except_the_ephemeral(world: World) -> Non
     assert {name: found["State"] for name, found in daemon.links().items()} == {"edge": "active"}
     assert daemon.link("edge")["Program"]["name"] == "count_old"
     assert daemon.link("edge")["Generation"] == 1
-    assert "passing" not in {pin.name for pin in daemon.pins.iterdir()}
+    assert "passing" not in daemon.pinned()
 
 
 def test_a_declared_program_is_back_where_the_last_one_cannot_be_loaded(world: World) -> None:

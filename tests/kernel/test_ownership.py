@@ -134,6 +134,10 @@ def attach(_lab: Lab, caller: AsUser, name: str) -> None:
     caller.detach(made)
 
 
+def events(_lab: Lab, caller: AsUser, name: str) -> None:
+    caller.call("Events", "(a{sv})", ({"links": GLib.Variant("as", [name])},))
+
+
 RULES = {
     (MANAGER, "Attach"): Rule(attach, error="NotAuthorized"),
     (MANAGER, "Replace"): Rule(
@@ -152,6 +156,8 @@ RULES = {
         call("ProgramFile", "(s)", NAME), mine=True, error="NotAuthorized", root_error="BadProgram"
     ),
     (MANAGER, "ListForeign"): Rule(call("ListForeign"), error="NotAuthorized"),
+    (MANAGER, "Events"): Rule(events, mine=True, error="NotAuthorized"),
+    (MANAGER, "Doctor"): Rule(call("Doctor"), error="NotAuthorized"),
     (MANAGER, "List"): Rule(call("List"), everybody=True),
     (MANAGER, "Features"): Rule(call("Features"), everybody=True),
     (OBJECT_MANAGER, "GetManagedObjects"): Rule(

@@ -56,7 +56,7 @@ def test_interfaces_by_name(world: World, quiet: Callable[[], Daemon]) -> None:
     assert made["Origin"] == (str(world.dir / "etc/links.d/a.toml"), "pods")
     world.ip("link", "del", "pod1")
     soon(daemon, {"pods@pod2": "active"})
-    assert {pin.name for pin in daemon.pins.iterdir()} == {"pods_40pod2"}
+    assert daemon.pinned() == {"pods_40pod2"}
 
 
 def test_an_interface_made_again_gets_a_link_of_its_own(world: World, quiet: Callable[[], Daemon]) -> None:
@@ -86,7 +86,7 @@ def test_a_renamed_interface(world: World, quiet: Callable[[], Daemon]) -> None:
     world.ip("link", "set", "pod1", "name", "pod9")
     soon(daemon, {"pods@pod9": "active"})
     assert in_kernel(daemon) == {"pods@pod9": before}, "the kernel's link is the same: no gap"
-    assert {pin.name for pin in daemon.pins.iterdir()} == {"pods_40pod9"}
+    assert daemon.pinned() == {"pods_40pod9"}
     daemon.restart()
     assert in_kernel(daemon) == {"pods@pod9": before}
     world.ip("link", "set", "pod9", "name", "other")
@@ -235,7 +235,7 @@ def test_matches_that_came_and_went_while_the_daemon_was_away(
     (place / "b").mkdir()
     daemon.start()
     soon(daemon, {"pods@pod2": "active", "svc@b": "active"})
-    assert {pin.name for pin in daemon.pins.iterdir()} == {"pods_40pod2", "svc_40b"}
+    assert daemon.pinned() == {"pods_40pod2", "svc_40b"}
 
 
 def test_cgroups_by_path(world: World, quiet: Callable[[], Daemon]) -> None:
@@ -315,7 +315,7 @@ def test_a_burst_of_1000_cgroups_is_covered_and_the_loop_answers(
     for name in names:
         (world.cgroup_dir(parent) / name.removeprefix("svc@")).rmdir()
     until(lambda: not daemon.links(), "all are gone with their cgroups", seconds=60)
-    assert not list(daemon.pins.iterdir())
+    assert not daemon.pinned()
 
 
 def test_the_sweep_finds_what_no_watcher_told(world: World) -> None:
@@ -386,5 +386,5 @@ def test_pins_that_had_not_followed_a_new_name_do_so_at_the_next_start(
     for _ in range(2):
         daemon.start()
         assert in_kernel(daemon) == before
-        assert {pin.name for pin in daemon.pins.iterdir()} == {"pods_40pod1"}
+        assert daemon.pinned() == {"pods_40pod1"}
         daemon.kill()

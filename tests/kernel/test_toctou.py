@@ -4,6 +4,7 @@ The manager itself, on the real kernel and store, with the change made exactly b
 """
 
 import fcntl
+import gc
 import os
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from bpflinkd.core.model import Lifetime
 from bpflinkd.core.requests import AttachRequest, DetachRequest, HeldBy, ReplaceRequest, TransferRequest
 from bpflinkd.core.sources import Builtin, ObjectFile
 from bpflinkd.core.targets import CgroupPlace, CgroupTarget, WantedTarget
+from bpflinkd.kernel import sentinel
 from bpflinkd.kernel.bpffs import PinDirectory
 from bpflinkd.kernel.system import LinuxKernel
 from bpflinkd.store.sqlite import SqliteStore
@@ -54,6 +56,7 @@ def manager(world: World, place: str) -> Iterator[Manager]:
         lambda: UnixMicros(time.time_ns() // 1000),
         lambda: Micros(time.monotonic_ns() // 1000),
         receiver,
+        sentinel.off(world.bpffs / "bpflinkd"),
     )
     made.start("a boot")
     made.reload(Declarations(), grants(place))
@@ -98,6 +101,7 @@ def own(manager: Manager, place: str) -> None:
 
 
 def fds() -> int:
+    gc.collect()  # what earlier tests left
     return len(os.listdir("/proc/self/fd"))
 
 

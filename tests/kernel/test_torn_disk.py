@@ -42,7 +42,9 @@ class Recorded(Daemon):
             # strace follows it a little later.
             mark = f"{self.process.pid} "
             until(lambda: _last_of(self.logs[-1], mark), "the end of the record")
-            files = [file for file in self.state_dir.iterdir() if not file.name.endswith("-shm")]
+            files = [
+                file for file in self.state_dir.iterdir() if file.is_file() and file.suffix != ".sqlite-shm"
+            ]
             self.left.append({file.name: file.read_bytes() for file in files})
         return code
 

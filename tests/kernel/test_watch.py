@@ -172,7 +172,7 @@ def test_policy_yield_lets_go(daemon: Daemon, signals: Signals) -> None:
     sever(daemon)
     until(lambda: not daemon.links(), "let go")
     assert [name for name, _ in signals.all()][-2:] == ["ForeignChange", "LinkRemoved"]
-    assert not list(daemon.pins.iterdir())
+    assert not daemon.pinned()
 
 
 def test_policy_yield_leaves_a_strangers_program_running(daemon: Daemon) -> None:

@@ -98,6 +98,10 @@ class Daemon:
         """The whole log."""
         return self.log.read_text()
 
+    def pinned(self) -> set[str]:
+        """Names of the directories of pins, without that of the sentinel, which stays."""
+        return {place.name for place in self.pins.iterdir()} - {"_sentinel"}
+
     # Calls
 
     @property
@@ -198,6 +202,10 @@ class Daemon:
     def foreign(self) -> list[dict[str, Any]]:
         """ListForeign."""
         return [readable(each) for each in self.call("ListForeign")]
+
+    def manager_property(self, name: str) -> Any:
+        """A property of the Manager."""
+        return self.call("Get", "(ss)", (MANAGER, name), interface="org.freedesktop.DBus.Properties")
 
     def link(self, name: str) -> dict[str, Any]:
         """All properties of a link."""

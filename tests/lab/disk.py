@@ -61,6 +61,8 @@ def recorded(log: Path, directory: Path) -> Iterator[Event]:
         path = _path(call, rest)
         if path is None or directory not in (path, path.parent) or path.name.endswith("-shm"):
             continue  # the index of the log is made anew from the log
+        if path != directory and path.is_dir():
+            continue  # what is in a directory of its own has its own fate
         name = path.name
         match call:
             case "openat":

@@ -12,10 +12,11 @@ from bpflinkd.core import attach_types
 from bpflinkd.core.attach_types import AttachType, ProgramType
 from bpflinkd.core.callers import Actor, User
 from bpflinkd.core.errors import KernelRefused, StorageFailed
+from bpflinkd.core.events import Operation, SlotHook, Touch
 from bpflinkd.core.ids import LinkId, Micros, ProgId, UnixMicros
 from bpflinkd.core.model import Generation, Lifetime, LinkFacts, Policy, ProgramInfo, Record
 from bpflinkd.core.sources import Builtin, Source
-from bpflinkd.core.targets import Hook, IfIndex, Target, XdpHook, XdpTarget
+from bpflinkd.core.targets import CgroupHook, Hook, IfIndex, Target, XdpHook, XdpTarget
 
 ETH0 = XdpTarget(interface="eth0")
 HOOK, OTHER_HOOK = XdpHook(IfIndex(3)), XdpHook(IfIndex(9))
@@ -60,6 +61,7 @@ class FakeLink:
     id: LinkId = LINK_ID
     closed: bool = False
     misses: None = None
+    slot_hook: SlotHook | None = None
 
     def facts(self) -> LinkFacts:
         return LinkFacts(id=self.id, prog_id=ProgId(self.prog_id), hook=self.hook)
@@ -118,3 +120,40 @@ def record(
         ),
         hook=hook,
     )
+
+
+class FakeSentinel:
+    """Tells what the test wants it to tell."""
+
+    sees = frozenset(Operation)
+    lacks = ""
+    fd = -1
+    events = 0
+
+    def __init__(self, *touches: Touch) -> None:
+        self.touches = list(touches)
+        self.late: list[Touch] = []
+        """Comes while somebody waits for it."""
+        self.hooks: set[XdpHook | CgroupHook | SlotHook] = set()
+
+    def follow(self, hook: XdpHook | CgroupHook | SlotHook) -> None:
+        self.hooks.add(hook)
+
+    def unfollow(self, hook: XdpHook | CgroupHook | SlotHook) -> None:
+        self.hooks.discard(hook)
+
+    def followed(self) -> frozenset[XdpHook | CgroupHook | SlotHook]:
+        return frozenset(self.hooks)
+
+    def read(self, most: int) -> list[Touch]:
+        found, self.touches = self.touches[:most], self.touches[most:]
+        return found
+
+    def wait(self, at_most: Micros) -> None:
+        self.touches += self.late
+        self.late = []
+
+    def lost(self) -> int:
+        return 0
+
+    def close(self) -> None: ...

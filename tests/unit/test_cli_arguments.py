@@ -1,5 +1,6 @@
 """What the command line accepts, and what it calls a mistake in usage."""
 
+import time
 from typing import Any
 
 import click
@@ -7,7 +8,7 @@ import pytest
 
 from bpflinkd.cli import arguments, main
 from bpflinkd.cli.arguments import SourceOptions
-from bpflinkd.cli.kinds import Duration
+from bpflinkd.cli.kinds import EVENTS, FOREIGN, Duration, Moment
 from bpflinkd.client import (
     Builtin,
     CgroupTarget,
@@ -21,6 +22,10 @@ from bpflinkd.client import (
     Target,
     XdpTarget,
 )
+from bpflinkd.core.chronicle import Event
+from bpflinkd.core.events import ChangeKind
+
+NOW = 1_700_000_000.0
 
 NOTHING = SourceOptions(None, None, None, None, None, None, None)
 
@@ -216,6 +221,7 @@ def test_usage_is_exit_code_2_and_says_what(
         "foreign",
         "status",
         "events",
+        "blame",
         "config",
         "claim",
         "transfer",
@@ -229,3 +235,45 @@ def test_every_command_explains_itself_with_an_example(
     told = capsys.readouterr().out
     assert f"  bpflinkctl {command}" in told
     assert "Global options:" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        pytest.param("90s", NOW - 90, id="seconds"),
+        pytest.param("10m", NOW - 600, id="minutes"),
+        pytest.param("10min", NOW - 600, id="minutes, as elsewhere"),
+        pytest.param("1.5h", NOW - 5400, id="hours and a half"),
+        pytest.param("1d", NOW - 86_400, id="a day"),
+        pytest.param("2w", NOW - 14 * 86_400, id="weeks"),
+        pytest.param("9999w", 0, id="before 1970"),
+        pytest.param("boot", NOW - 1000, id="the boot"),
+        pytest.param("2023-11-14", 1_699_920_000, id="a date"),
+        pytest.param("2023-11-14 10:00", 1_699_956_000, id="a time"),
+        pytest.param("2023-11-14T10:00:30", 1_699_956_030, id="as ISO 8601 writes it"),
+        pytest.param("2023-11-14T10:00+02:00", 1_699_948_800, id="with a time zone"),
+    ],
+)
+def test_a_moment_is_understood(monkeypatch: pytest.MonkeyPatch, text: str, seconds: float) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    monkeypatch.setattr(time, "time", lambda: NOW)
+    monkeypatch.setattr(time, "clock_gettime", {time.CLOCK_BOOTTIME: 1000.0}.__getitem__)
+    try:
+        assert Moment().convert(text, None, None) == seconds * 1_000_000
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "1x", "m", "-1h", "nanh", "infd", "tomorrow", "2023-13-01", "9" * 400 + "d"]
+)
+def test_what_is_no_moment_is_refused_with_what_is(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is not a time such as 10m"):
+        Moment().convert(text, None, None)
+
+
+def test_kinds_of_events_are_those_of_the_core() -> None:
+    assert list(EVENTS) == [str(event) for event in Event]
+    assert list(FOREIGN) == [str(kind) for kind in ChangeKind]

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from bpflinkd.cli import documents, follow, render, words
+from bpflinkd.cli import blame, documents, follow, render, words
 from bpflinkd.cli.read import _LIST_COLUMNS, _list_row
 from bpflinkd.cli.render import Column, Output
-from bpflinkd.client import Event, Row
+from bpflinkd.client import Event, Recorded, Row
 
 LONG = Row(
     name="a-name-that-is-much-longer-than-anybody-needs",
@@ -209,6 +209,42 @@ BY = {"program": [9, "drop", "feed", "xdp"], "mode": "generic", "processes": [[1
             id="a foreign change",
         ),
         pytest.param(
+            Event(
+                "ForeignChange",
+                "a",
+                [
+                    "link-updated",
+                    {
+                        "sentence": "S",
+                        "target": ["xdp", "e", "auto"],
+                        "source": "sentinel",
+                        "by": {},
+                        "before": [1, "x", "aa", "xdp"],
+                        "who": {"uid": 0, "pid": 47, "comm": "tool", "executable": "/t", "unit": "u.service"},
+                        "delay": 412,
+                    },
+                ],
+            ),
+            {
+                "before": {"id": 1, "name": "x", "tag": "aa", "type": "xdp"},
+                "after": None,
+                "who": {
+                    "uid": 0,
+                    "user": "root",
+                    "pid": 47,
+                    "thread": None,
+                    "comm": "tool",
+                    "executable": "/t",
+                    "unit": "u.service",
+                    "container": None,
+                    "cgroup": None,
+                },
+                "delay": 412,
+            },
+            "link-updated: S, by tool (pid 47, uid 0, /t, u.service) (noticed by sentinel after 0.4 ms)",
+            id="a foreign change, and who made it",
+        ),
+        pytest.param(
             Event("NewerThanUs", "a", [1]),
             {"event": "newer_than_us", "arguments": [1]},
             "newer_than_us: [1]",
@@ -222,3 +258,87 @@ def test_an_event_is_told(event: Event, document: dict[str, Any], sentence: str)
     assert told["name"] == "a"
     assert told.items() >= document.items()
     assert follow.describe(told)[0] == sentence
+
+
+ENTRY: Recorded = {"number": 7, "time": 5, "name": "a", "target": ("xdp", "e", "auto"), "generation": 2}
+WHO = {"uid": 0, "pid": 9, "container": "ab" * 32, "unit": "x.service", "comm": "loader"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "document", "sentence"),
+    [
+        pytest.param(
+            {"event": "link_added", "after": [1, "x", "aa", "xdp"], "who": {"uid": 0, "pid": 9}},
+            {"after": {"id": 1, "name": "x", "tag": "aa", "type": "xdp"}, "before": None},
+            "added, by pid 9, uid 0",
+            id="added",
+        ),
+        pytest.param(
+            {"event": "link_removed", "sentence": "by uid 0"},
+            {"reason": "by uid 0", "who": None},
+            "removed: by uid 0",
+            id="removed",
+        ),
+        pytest.param(
+            {
+                "event": "program_replaced",
+                "before": [1, "x", "aa", "xdp"],
+                "after": [2, "y", "bb", "xdp"],
+                "sentence": "m",
+            },
+            {"new": {"id": 2, "name": "y", "tag": "bb", "type": "xdp"}, "message": "m"},
+            "replaced: generation 2, x aa -> y bb",
+            id="replaced",
+        ),
+        pytest.param(
+            {"event": "state_changed", "state": "severed", "old_state": "active", "sentence": "why"},
+            {"state": "severed", "old_state": "active", "reason": "why"},
+            "active -> severed: why",
+            id="another state",
+        ),
+        pytest.param(
+            {"event": "foreign_change", "kind": "pin-removed", "sentence": "S", "source": "i", "who": WHO},
+            {"kind": "pin-removed", "target": {"xdp": "e", "mode": "auto"}, "delay": None},
+            "pin-removed: S, by loader (pid 9, uid 0, container abababababab) (noticed by i)",
+            id="a foreign change",
+        ),
+        pytest.param(
+            {"event": "link_amended", "sentence": "belongs to user:1"},
+            {"sentence": "belongs to user:1"},
+            "link amended: belongs to user:1",
+            id="another owner",
+        ),
+        pytest.param(
+            {"event": "owner_overridden", "sentence": "S", "who": {"uid": 0}},
+            {"sentence": "S"},
+            "owner overridden: S, by uid 0",
+            id="overridden",
+        ),
+        pytest.param({"event": "healed", "sentence": "S"}, {"sentence": "S"}, "healed: S", id="healed"),
+        pytest.param({"event": "newer"}, {"event": "newer"}, "newer: ", id="an event that we do not know"),
+    ],
+)
+def test_an_entry_of_the_log_is_told_as_the_event_was(
+    entry: Recorded, document: dict[str, Any], sentence: str
+) -> None:
+    told = documents.recorded({**ENTRY, **entry})
+    assert told.items() >= document.items()
+    assert (told["number"], told["time"], told["name"]) == (7, 5, "a")
+    assert follow.describe(told)[0] == sentence
+
+
+def test_who_did_it_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    who = {"uid": 0, "comm": "\x1b]0;owned\x07", "executable": "/\x1b[2J\n"}
+    entry: Recorded = {
+        **ENTRY,
+        "event": "foreign_change",
+        "kind": "k",
+        "sentence": "S",
+        "source": "s",
+        "who": who,
+    }
+    Output().table(blame._COLUMNS, [blame._row(documents.recorded(entry))])
+    Output().line(follow.describe(documents.recorded(entry)))
+    told = capsys.readouterr().out
+    assert "\x1b" not in told
+    assert told.count("\n") == 3

@@ -14,6 +14,10 @@ ATTACH = ["intend", "stage_program", "create_link", "stage_link", "commit"]
 UNDO = ["detach", "unstage_link", "discard_staged", "forget_intent"]
 
 
+def executor(diary: Diary) -> Executor:
+    return Executor(diary, diary, diary, lambda _hook: None)
+
+
 def attach_with(diary: Diary) -> Held:
     program = FakeProgram()
     request = AttachRequest(
@@ -23,14 +27,14 @@ def attach_with(diary: Diary) -> Held:
         program=program.source,  # type: ignore[arg-type]
     )
     _, actions = plan.attach(request, ETH0, program, HOOK, NOW)
-    return Executor(diary, diary, diary).run(actions, ETH0, Held(link=None, program=program))
+    return executor(diary).run(actions, ETH0, Held(link=None, program=program))
 
 
 def replace_with(diary: Diary) -> Held:
     old, new, link = FakeProgram(number=1), FakeProgram(number=2), FakeLink()
     status = Status(link=link.facts(), hook=HOOK)
     _, actions = plan.swap(record(2, 2), status, new, info(1))
-    return Executor(diary, diary, diary).run(actions, ETH0, Held(link=link, program=old))
+    return executor(diary).run(actions, ETH0, Held(link=link, program=old))
 
 
 @pytest.mark.parametrize(
@@ -100,12 +104,12 @@ def test_after_the_point_of_no_return_a_failure_is_left_to_the_next_start() -> N
 def test_detach_goes_on_once_it_is_decided(fail_at: str) -> None:
     diary = Diary(fail_at)
     held = Held(link=FakeLink(), program=FakeProgram())
-    Executor(diary, diary, diary).run(plan.detach("edge"), ETH0, held)
+    executor(diary).run(plan.detach("edge"), ETH0, held)
     assert diary.calls == ["mark_ending", "detach", "remove", "remove"]
 
 
 def test_detach_that_cannot_be_recorded_touches_nothing() -> None:
     diary = Diary("mark_ending")
     with pytest.raises(BpflinkdError):
-        Executor(diary, diary, diary).run(plan.detach("edge"), ETH0, Held(link=FakeLink(), program=None))
+        executor(diary).run(plan.detach("edge"), ETH0, Held(link=FakeLink(), program=None))
     assert diary.calls == ["mark_ending"]

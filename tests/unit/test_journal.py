@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import typing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from systemd.journal import JournalHandler
 
 from bpflinkd import journal
 from bpflinkd.core.callers import Actor, User
+from bpflinkd.core.culprits import Culprit
 from bpflinkd.core.events import (
     ChangeKind,
     ForeignChange,
@@ -25,8 +27,18 @@ from bpflinkd.core.events import (
     ProgramReplaced,
     StateChanged,
 )
-from bpflinkd.core.ids import LinkId
-from bpflinkd.core.model import Generation, Health, Lifetime, LinkView, Occupant, Policy, Record, State
+from bpflinkd.core.ids import LinkId, Micros
+from bpflinkd.core.model import (
+    Generation,
+    Health,
+    Lifetime,
+    LinkView,
+    Occupant,
+    Policy,
+    ProgramInfo,
+    Record,
+    State,
+)
 from bpflinkd.core.sources import Builtin
 from tests.unit.fakes import ETH0, NOW, info
 
@@ -55,9 +67,22 @@ def view(state: State = State.ACTIVE, running: Occupant | None = None) -> LinkVi
     return LinkView(record=record, health=health, link_id=LinkId(7))
 
 
-def foreign(kind: ChangeKind, state: State, by: Occupant | None = None) -> ForeignChange:
+OURS, THEIRS = info(12), STRANGER.program
+
+
+def foreign(
+    kind: ChangeKind, state: State, before: ProgramInfo | None = OURS, after: ProgramInfo | None = None
+) -> ForeignChange:
+    by = STRANGER if after is THEIRS else None
     return ForeignChange(
-        view=view(state, by), kind=kind, sentence="somebody did", by=by, source="sweep", seen=NOW
+        view=view(state, by),
+        kind=kind,
+        sentence="somebody did",
+        by=by,
+        source="sweep",
+        seen=NOW,
+        before=before,
+        after=after,
     )
 
 
@@ -88,14 +113,26 @@ ACTIVE = {
     "STATE": "active",
 }
 ON_FOREIGN_CHANGE = {
-    ChangeKind.LINK_UPDATED: (State.TAMPERED, STRANGER, {"OLD_PROG": "12", "NEW_PROG": "66"}),
-    ChangeKind.LINK_DETACHED: (State.SEVERED, None, {"OLD_PROG": "12"}),
-    ChangeKind.PROGRAM_ATTACHED: (State.DISPLACED, STRANGER, {"OLD_PROG": "12", "NEW_PROG": "66"}),
-    ChangeKind.SLOT_CHANGED: (State.TAMPERED, STRANGER, {"OLD_PROG": "12", "NEW_PROG": "66"}),
-    ChangeKind.SLOT_EMPTIED: (State.SEVERED, None, {"OLD_PROG": "12"}),
-    ChangeKind.TARGET_GONE: (State.WAITING, None, {"OLD_PROG": "12"}),
-    ChangeKind.TARGET_BACK: (State.ACTIVE, None, {"NEW_PROG": "12"}),
+    ChangeKind.LINK_UPDATED: (State.TAMPERED, OURS, THEIRS),
+    ChangeKind.LINK_DETACHED: (State.SEVERED, OURS, None),
+    ChangeKind.PROGRAM_ATTACHED: (State.DISPLACED, None, THEIRS),
+    ChangeKind.SLOT_CHANGED: (State.TAMPERED, OURS, THEIRS),
+    ChangeKind.SLOT_EMPTIED: (State.SEVERED, OURS, None),
+    ChangeKind.TARGET_GONE: (State.WAITING, OURS, None),
+    ChangeKind.TARGET_BACK: (State.ACTIVE, None, OURS),
+    ChangeKind.NEIGHBOUR_ADDED: (State.ACTIVE, None, THEIRS),
+    ChangeKind.NEIGHBOUR_REMOVED: (State.ACTIVE, THEIRS, None),
+    ChangeKind.PIN_REMOVED: (State.ACTIVE, None, None),
+    ChangeKind.PIN_REPLACED: (State.ACTIVE, None, None),
+    ChangeKind.KPROBES_DISABLED: (State.SEVERED, OURS, None),
 }
+
+
+def programs(before: ProgramInfo | None, after: ProgramInfo | None) -> dict[str, str]:
+    ran = {"OLD_PROG": before, "NEW_PROG": after}
+    return {field: str(program.id) for field, program in ran.items() if program}
+
+
 NEWS: dict[str, tuple[News, dict[str, str]]] = {
     "a link was made": (
         LinkAdded(view=view()),
@@ -136,10 +173,17 @@ NEWS: dict[str, tuple[News, dict[str, str]]] = {
     ),
     **{
         str(kind): (
-            foreign(kind, state, by),
-            {"MESSAGE_ID": journal.FOREIGN[kind], **ACTIVE, "KIND": kind, "STATE": state, **programs},
+            foreign(kind, state, before, after),
+            {
+                "MESSAGE_ID": journal.FOREIGN[kind],
+                **ACTIVE,
+                "KIND": kind,
+                "STATE": state,
+                "SOURCE": "sweep",
+                **programs(before, after),
+            },
         )
-        for kind, (state, by, programs) in ON_FOREIGN_CHANGE.items()
+        for kind, (state, before, after) in ON_FOREIGN_CHANGE.items()
     },
 }
 # What every line of the log has.
@@ -170,6 +214,35 @@ def test_fields_of_the_line(news: News, fields: dict[str, str]) -> None:
 def test_every_kind_of_news_is_in_the_table() -> None:
     assert {type(news) for news, _ in NEWS.values()} == set(typing.get_args(News))
     assert set(ON_FOREIGN_CHANGE) == set(ChangeKind)
+
+
+def test_who_did_it_is_told_by_field_and_in_words() -> None:
+    who = Culprit(pid=47, thread=48, uid=0, comm="bpftool", executable="/usr/sbin/bpftool\x1b[2J", cgroup="")
+    news = replace(foreign(ChangeKind.LINK_DETACHED, State.SEVERED), who=who, delay=Micros(1234))
+    found = sent(news)
+    told = {key: value for key, value in found.items() if key.startswith("CULPRIT_")}
+    escaped = "/usr/sbin/bpftool\\x1b[2J"
+    assert told == {
+        "CULPRIT_PID": "47",
+        "CULPRIT_UID": "0",
+        "CULPRIT_COMM": "bpftool",
+        "CULPRIT_EXE": escaped,
+    }
+    assert found["DELAY_USEC"] == "1234"
+    assert found["MESSAGE"] == (
+        "link edge-filter: link-detached: somebody did, "
+        f"by bpftool (pid 47, uid 0, {escaped}) (noticed by sweep after 1.2 ms)"
+    )
+
+
+def test_unit_and_container_of_who_did_it_are_fields() -> None:
+    inside = "/system.slice/a.service/" + "ab" * 32
+    for cgroup, field, value in (
+        ("/system.slice/a.service", "CULPRIT_UNIT", "a.service"),
+        (inside, "CULPRIT_CONTAINER", "ab" * 32),
+    ):
+        who = Culprit(pid=47, thread=48, uid=0, comm="x", cgroup=cgroup)
+        assert sent(replace(foreign(ChangeKind.PIN_REMOVED, State.ACTIVE), who=who))[field] == value
 
 
 def test_foreign_changes_are_warnings() -> None:

@@ -10,8 +10,8 @@ import pytest
 from bpflinkd.core import attach_types
 from bpflinkd.core.callers import Actor, Unit, User
 from bpflinkd.core.errors import StorageFailed
-from bpflinkd.core.ids import Micros, ProgId
-from bpflinkd.core.model import Confinement, Hold, Lifetime, Origin, Policy, Record
+from bpflinkd.core.ids import Micros, ProgId, UnixMicros
+from bpflinkd.core.model import Confinement, Hold, Lifetime, Origin, Policy, Record, State, Told
 from bpflinkd.core.ports import Stored
 from bpflinkd.core.sources import (
     Builtin,
@@ -37,7 +37,7 @@ from bpflinkd.core.targets import (
 )
 from bpflinkd.store.schema import VERSION
 from bpflinkd.store.sqlite import KEPT, SqliteStore
-from tests.unit.fakes import record
+from tests.unit.fakes import LINK_ID, info, record
 
 SHA = "ab" * 32
 
@@ -59,7 +59,7 @@ def reopened(store: SqliteStore) -> tuple[Stored, ...]:
 
 def save(store: SqliteStore, made: Record, image: bytes | None = None) -> None:
     store.intend(made, image)
-    store.commit(made)
+    store.commit(made, LINK_ID)
 
 
 def with_source(made: Record, source: Source) -> Record:
@@ -86,7 +86,7 @@ def test_targets_come_back(store: SqliteStore, target: Target) -> None:
     hook = hooks.get(type(target))
     made = replace(record(), target=target, hook=hook)
     save(store, made)
-    assert reopened(store) == (Stored(record=made, intent=None, ending=False),)
+    assert reopened(store) == (Stored(record=made, intent=None, ending=False, link_id=LINK_ID),)
 
 
 @pytest.mark.parametrize(
@@ -110,11 +110,11 @@ def test_sources_come_back(store: SqliteStore, source: Source) -> None:
 def test_an_intent_is_told_from_a_record(store: SqliteStore) -> None:
     store.intend(record(1), None)
     assert reopened(store) == (Stored(record=None, intent=record(1), ending=False),)
-    store.commit(record(1))
+    store.commit(record(1), LINK_ID)
     store.intend(record(2), None)
-    assert reopened(store) == (Stored(record=record(1), intent=record(2), ending=False),)
+    assert reopened(store) == (Stored(record=record(1), intent=record(2), ending=False, link_id=LINK_ID),)
     store.forget_intent("edge")
-    assert reopened(store) == (Stored(record=record(1), intent=None, ending=False),)
+    assert reopened(store) == (Stored(record=record(1), intent=None, ending=False, link_id=LINK_ID),)
 
 
 def test_a_program_loaded_again_is_amended(store: SqliteStore) -> None:
@@ -234,7 +234,7 @@ def test_a_fallback_is_kept_as_long_as_the_link_may_need_it(store: SqliteStore) 
     hold = Hold(holder=":1.7", bus="ab", grace=Micros(5), fallback=StoredObject(sha256=SHA, program="after"))
     made = replace(record(), hold=hold, lifetime=Lifetime.OWNER)
     store.intend(made, None, b"fallback")
-    store.commit(made)
+    store.commit(made, LINK_ID)
     save(store, replace(made, generation=record(2, 2).generation))
     assert store.image(SHA) == b"fallback"
     store.remove(made.name)
@@ -256,7 +256,7 @@ def test_a_reboot_ends_what_lived_with_a_connection_unless_something_comes_after
 def test_an_adoption_is_explained(store: SqliteStore) -> None:
     save(store, replace(record(), hook=None))
     after = replace(record(), generation=replace(record().generation, message="no gap"))
-    store.explain(after)
+    store.explain(after, LINK_ID)
     (item,) = reopened(store)
     assert item.record == after
 
@@ -273,9 +273,29 @@ def test_an_origin_comes_and_changes_with_a_generation(store: SqliteStore) -> No
 def test_another_hook_is_noted(store: SqliteStore) -> None:
     save(store, record())
     after = replace(record(), hook=CgroupHook(CgroupId(9)))
-    store.note_hook(after)
+    store.note_hook(after, LINK_ID)
     (item,) = store.load()
     assert item.record == after
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        None,
+        Told(State.SEVERED, UnixMicros(5), None),
+        Told(State.TAMPERED, UnixMicros(5), info(66)),
+    ],
+)
+def test_what_was_told_and_which_link_is_ours(store: SqliteStore, told: Told | None) -> None:
+    save(store, record())
+    store.note_told("edge", Told(State.FAILED, UnixMicros(1), None))
+    store.note_told("edge", told)
+    (item,) = store.load()
+    assert (item.told, item.link_id) == (told, LINK_ID)
+    store.begin_boot("first")
+    store.begin_boot("another boot")
+    (item,) = store.load()
+    assert (item.told, item.link_id) == (None, None)
 
 
 # Migration. A release that changes the schema adds a file to schemas/.

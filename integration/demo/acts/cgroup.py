@@ -33,7 +33,7 @@ def play(stage: Stage) -> str:
     received = _talk(stage, cgroup, allowed=True)["received"]
     stage.ctl("detach", LINK)
     stage.ctl("list")
-    pins = sorted(path.name for path in stage.daemon.pins.iterdir())
+    pins = sorted(stage.daemon.pinned())
     stage.hold(not pins, f"pins are left after the last detach: {', '.join(pins)}")
     return (
         f"{sent:,} datagrams sent = {counted:,} counted; after the swap {denied:,} of "
