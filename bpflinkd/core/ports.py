@@ -240,6 +240,10 @@ class Promised(NamedTuple):
     """With one of these running, the pin of another program was put there by somebody else."""
     link: LinkId | None = None
     """Another bpf_link, where it runs none of them, was pinned by somebody else. None: not known."""
+    like: ProgramInfo | None = None
+    hook: Callable[[], Hook | None] = lambda: None
+    """A daemon that could not write loaded the program again, and attached it: it is like this one, has
+    another id, is pinned too, and runs on this hook. To ask for the hook may take a while."""
 
 
 class Pins(Protocol):

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from functools import partial
 
 from bpflinkd.core import recovery
 from bpflinkd.core.checks import Checked
@@ -77,7 +78,8 @@ class TakeBack:
                 self._pins.rename(item.was, name)
             self._store.forget_old_name(name)
         recorded = (record.generation.program.id for record in (item.record, item.intent) if record)
-        promised = Promised(frozenset(recorded), item.link_id)
+        target, program = item.latest.target, item.latest.generation.program
+        promised = Promised(frozenset(recorded), item.link_id, program, partial(self._kernel.resolve, target))
         pinned = self._pins.open(name, item.latest.generation.source, promised)
         decision = recovery.recover(item, pinned)
         if decision.healed:

@@ -56,7 +56,7 @@ class LinkPins:
         """The pinned bpf_link; somebody else's is moved aside. `KernelRefused`."""
         path = self.home / (prefix + _LINK)
         link = reopening.open_link(path, self._aside)
-        if link is not None and reopening.is_strange_link(link, promised):
+        if link is not None and reopening.is_strange_link(link, self.home / (prefix + _PROGRAM), promised):
             link.close()
             mending.clear(path, self._aside)
             return None

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from bpflinkd.core import names
 from bpflinkd.core.errors import BadProgram, BpflinkdError, KernelRefused
 from bpflinkd.core.ids import ProgId
+from bpflinkd.core.model import ProgramInfo
 from bpflinkd.core.ports import PinTrouble, Promised
 from bpflinkd.core.sources import Source, StoredObject, StoredSource
 from bpflinkd.kernel import info, libbpf, mending, standing
@@ -126,12 +127,36 @@ def from_kept(fds: Sequence[int]) -> HeldLink | None:
     return link
 
 
-def is_strange_link(link: HeldLink, promised: Promised) -> bool:
+def is_strange_link(link: HeldLink, program: Path, promised: Promised) -> bool:
     """Whether the pin of a bpf_link was put there by somebody else.
 
-    One of ours that could not be noted, as the disk was full, runs a program that was.
+    Args:
+        program: the pin of the program beside it.
     """
-    return promised.link not in (None, link.id) and link.facts().prog_id not in promised.programs
+    if promised.link in (None, link.id):
+        return False
+    facts = link.facts()
+    if facts.prog_id in promised.programs:
+        return False
+    # One of ours whose number and program could not be noted, as the disk was full?
+    pinned, like = _pinned(program), promised.like
+    return (
+        pinned is None
+        or like is None
+        or pinned.id != facts.prog_id
+        or (pinned.name, pinned.tag, pinned.type) != (like.name, like.tag, like.type)
+        or facts.hook is None
+        or facts.hook != promised.hook()
+    )
+
+
+def _pinned(program: Path) -> ProgramInfo | None:
+    found = standing.look(program)
+    if found is None or found.kind != "program":
+        return None
+    with contextlib.suppress(OSError):
+        return info.program_info_by_id(ProgId(found.id))
+    return None
 
 
 def is_strange(program: HeldProgram, link: HeldLink | None, promised: Container[ProgId]) -> bool:

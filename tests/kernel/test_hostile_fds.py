@@ -101,6 +101,7 @@ KINDS = [
 @pytest.fixture
 def attached(daemon: Daemon) -> Daemon:
     daemon.attach("edge", {"xdp": "v0"}, builtin())
+    daemon.call("Events", "(a{sv})", ({},))  # and the event log has its files open
     return daemon
 
 
