@@ -63,6 +63,7 @@ def pinging(daemon: Daemon) -> Iterator[list[float]]:
 def attached(daemon: Daemon) -> Daemon:
     daemon.attach("edge", {"xdp": "v0"}, builtin())
     daemon.attach("egress", {"cgroup": daemon.world.cgroup()}, elf(program("count"), "egress_count"))
+    daemon.call("Events", "(a{sv})", ({},))  # and the event log has its files open
     return daemon
 
 
