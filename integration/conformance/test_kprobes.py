@@ -82,19 +82,21 @@ def test_a_strangers_program_in_the_slot_is_seen_and_put_back(daemon: Daemon, kp
 
 def test_slot_pin_lost_and_daemon_killed_is_severed_not_gone(daemon: Daemon, kprobe: Kprobe) -> None:
     daemon.attach(NAME, kprobe.target(), elf(compiled("kprobe")))
-    (daemon.pins / NAME / "slot").unlink()
+    slot = daemon.pins / NAME / "slot"
+    slot.unlink()
     with kprobe.under_load() as load:
-        pass
+        until(slot.exists, "the pin is put back", seconds=20)
     assert (hits_of(daemon)[0], daemon.link(NAME)["Missed"]) == (load.events, 0)
+    daemon.kill()
+    slot.unlink()
     # What a crash between two pins of an attach leaves.
     left = daemon.pins / NAME / "next_slot"
     run("bpftool", "map", "create", left, *_SLOT_MAP)
-    daemon.kill()
     daemon.start()
     assert not left.exists()
     # The kernel emptied the slot with its last reference; the pin is back, and a replace mends it.
     assert daemon.state(NAME) == "severed"
-    assert (daemon.pins / NAME / "slot").exists()
+    assert slot.exists()
     daemon.replace(NAME, elf(compiled("kprobe")))
     with kprobe.under_load() as load:
         pass
