@@ -248,7 +248,8 @@ def test_a_link_beside_ours_goes(daemon: Daemon, signals: Signals, theirs: Any, 
     if end == "killed":
         assert removed["who"]["pid"] == added["who"]["pid"]
     else:
-        assert removed["who"]["comm"].startswith("[")
+        # 6.1 ends the link as it is unlinked, later kernels leave it to a thread of theirs.
+        assert removed["who"]["comm"].startswith("[") or removed["who"]["pid"] == os.getpid()
     assert daemon.state("edge") == "active"
 
 
