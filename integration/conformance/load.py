@@ -10,7 +10,7 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.lab.traffic import frames
@@ -54,10 +54,17 @@ def calls(function: str) -> Callable[[], int]:
     return once
 
 
+MAKERS: Mapping[str, Callable[[str], Callable[[], int]]] = {
+    "xdp": frames,
+    "cgroup": datagrams,
+    "calls": calls,
+}
+"""By KIND: gives for a PLACE what makes events, and tells how many each time."""
+
+
 def main(kind: str, place: str, pace: str = "") -> int:
     """Make events; returns how many."""
-    makers = {"xdp": frames, "cgroup": datagrams, "calls": calls}
-    once = makers[kind](place)
+    once = MAKERS[kind](place)
     print("going", flush=True)
     made, deadline = 0, time.monotonic() + _LONGEST
     while True:

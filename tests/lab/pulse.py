@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 from integration.conformance.kinds import Kind
-from integration.conformance.load import calls, datagrams
-from tests.lab.traffic import frames
+from integration.conformance.load import MAKERS
 
 REPO = Path(__file__).parents[2]
 
@@ -33,7 +32,7 @@ class Pulse:
 
 def main(kind: str, place: str) -> None:
     """Make events on demand until the input ends."""
-    once = {"xdp": frames, "cgroup": datagrams, "calls": calls}[kind](place)
+    once = MAKERS[kind](place)
     for line in sys.stdin:
         print(sum(once() for _ in range(int(line))), flush=True)
 
