@@ -116,7 +116,15 @@ class Watched:
         finally:
             os.close(self._process)
             end(self._strace)
-        self.calls = begun(self._log)
+        self.calls = without_echo(begun(self._log)) if self._kills else begun(self._log)
+
+
+def without_echo(calls: tuple[Call, ...]) -> tuple[Call, ...]:
+    """Each call once: now and then strace tells the one at which it killed for a second thread too."""
+    last = calls[-2:]
+    if len({call.thread for call in last}) < 2 or len({(call.name, call.what) for call in last}) > 1:
+        return calls
+    return (*calls[:-2], max(last, key=lambda call: call.nth))
 
 
 def begun(log: Path) -> tuple[Call, ...]:
