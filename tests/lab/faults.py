@@ -6,6 +6,7 @@ itself (strace(1): "Accounting ... is done per syscall and per tracee"), so a po
 process is a call's name and how many of that name its thread has made.
 """
 
+import itertools
 import os
 import re
 import select
@@ -92,7 +93,7 @@ class Watched:
             fails = ["-e", f"inject={name}:error={code}:when={nth}"]
         self._command = [*_options(calls, log, kill_at), *fails, "-p", str(pid)]
         self._pid = pid
-        self._kills = bool(kill_at)
+        self._kill_at = kill_at
         self._log = log
         self.calls: tuple[Call, ...] = ()
 
@@ -111,20 +112,26 @@ class Watched:
     def __exit__(self, *_: object) -> None:
         # Asked to end while the process dies, strace waits for threads that will not come; it ends by itself.
         try:
-            if select.select([self._process], [], [], _DYING if self._kills else 0)[0]:
+            if select.select([self._process], [], [], _DYING if self._kill_at else 0)[0]:
                 self._strace.wait(10)
         finally:
             os.close(self._process)
             end(self._strace)
-        self.calls = without_echo(begun(self._log)) if self._kills else begun(self._log)
+        self.calls = without_echo(begun(self._log), self._kill_at)
 
 
-def without_echo(calls: tuple[Call, ...]) -> tuple[Call, ...]:
-    """Each call once: now and then strace tells the one at which it killed for a second thread too."""
-    last = calls[-2:]
-    if len({call.thread for call in last}) < 2 or len({(call.name, call.what) for call in last}) > 1:
-        return calls
-    return (*calls[:-2], max(last, key=lambda call: call.nth))
+def without_echo(calls: tuple[Call, ...], kill_at: Mapping[str, int]) -> tuple[Call, ...]:
+    """Each call once: now and then strace tells the one at which it killed for a second thread too.
+
+    That thread had made no call before; whatever else a second thread did stays.
+    """
+    before, last = calls[:-2], calls[-2:]
+    for killed, echo in itertools.permutations(last, 2):
+        is_same = (killed.name, killed.what) == (echo.name, echo.what)
+        is_new = echo.thread not in {call.thread for call in (*before, killed)}
+        if is_same and is_new and killed.nth == kill_at.get(killed.name):
+            return (*before, killed)
+    return calls
 
 
 def begun(log: Path) -> tuple[Call, ...]:
