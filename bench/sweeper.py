@@ -21,6 +21,7 @@ from bpflinkd.kernel.info import LINK_INFO_SIZE
 from bpflinkd.kernel.system import LinuxKernel
 from bpflinkd.store.sqlite import SqliteStore
 from bpflinkd.systemd import FdStore
+from bpflinkd.trials import uptime
 
 _ROUNDS = 300
 
@@ -34,6 +35,7 @@ def main(state_dir: Path, bpffs: Path) -> None:
         lambda _news: None,
         lambda: UnixMicros(time.time_ns() // 1000),
         lambda: Micros(time.monotonic_ns() // 1000),
+        uptime,
         receiver,
         sentinel.off(bpffs),
     )

@@ -39,6 +39,7 @@ _Dir = click.Path(path_type=Path, readable=False)
     help="Have our program in the kernel tell who changes what.  [default: where the kernel allows it]",
 )
 @click.option("--events-kept", type=int, metavar="N", help="Entries of the event log.  [default: 10000]")
+@click.option("--history-kept", type=int, metavar="N", help="Generations of each link.  [default: 16]")
 @click.option(
     "--compile-timeout", type=float, metavar="S", help="Seconds a C source may take.  [default: 60]"
 )

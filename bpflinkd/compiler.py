@@ -11,12 +11,16 @@ It takes one message: JSON `{"do": "probe"}`, or one of
 
     {"do": "compile", "function": str | null, "type": int, "attach_type": int, "perfmon": bool}
     {"do": "load", "program": str | null, "type": int | null, "attach_type": int | null, "given": bool,
-     "perfmon": bool, "maps": int, "map_memory": int}
+     "perfmon": bool, "maps": int, "map_memory": int, "constants": {str: str}}
 
 with the limits `"memory"`, bytes of address space, and `"seconds"` of processor time; and two fds: the
 source or object, and a file for all that is said on the way, which becomes fds 1 and 2. Where `perfmon` is
 false it gives up CAP_PERFMON before it reads any of the first. `maps` and `map_memory` limit the maps of an
 object, their number and their bytes.
+
+Where the program is to replace another, there is also `"carry": {"running": [[name, type, key size, value
+size, max_entries, flags], ...], "fresh": bool, "choices": [[name, "keep" | "fresh"], ...]}`, as in
+`core/maps.py`, and a fd more for each of the running maps.
 
 It answers one: JSON `{"kind": str, "log": [start, end], ...}`, where `log` is the part of that file, by
 offset, that belongs to the answer. The kinds:
@@ -53,14 +57,20 @@ from typing import Any, Final
 
 _DIST_PACKAGES: Final = "/usr/lib/python3/dist-packages"
 """Where Debian's python3-bpfcc is; PyPI has another thing of the name bcc."""
-_MOST_MAPS: Final = 252
-"""Fds in one message, less the program's: SCM_MAX_FD is 253."""
-_MESSAGE: Final = 65536
+_MOST_FDS: Final = 253
+"""In one message: SCM_MAX_FD."""
+_MOST_MAPS: Final = _MOST_FDS - 1
+"""Those, less the program's."""
+_MESSAGE: Final = 1 << 17
 _DEBUG_BPF: Final = 2
 """bcc: ask for the verifier's log, whatever becomes of the program."""
 _MOST_LOG: Final = 1 << 18
 """Bytes of the file for what is said."""
 _MOST_TEXT: Final = 4000
+_SOURCE_AND_CODE: Final = 0xF0FF
+"""Of a little-endian `struct bpf_insn`: code and source register."""
+_LOAD_MAP: Final = 0x1018
+"""BPF_LD | BPF_IMM | BPF_DW with BPF_PSEUDO_MAP_FD; the fd is its imm."""
 _CAP_PERFMON: Final = 38
 _CAPABILITY_VERSION_3: Final = 0x20080522
 _NO_HEADERS: Final = re.compile(r"Unable to find kernel headers|chdir\(/lib/modules/")
@@ -156,6 +166,7 @@ def answer(request: dict[str, Any], source: bytes) -> tuple[dict[str, Any], list
         if not request["perfmon"]:
             _ours("kernel.confined").check_instructions(name, instructions(module, name))
         maps = _maps(bcc.lib, module)
+        maps |= _carry_over(bcc.lib, module, name, maps, _carry(request))
         program = _load(module, name, request)
     except _CannotLoad as refusal:
         return refusal.args[0], []
@@ -196,12 +207,64 @@ def _load_object(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], 
     most = maps.MapLimits(min(request["maps"], _MOST_MAPS), request["map_memory"])
     limits = confined.Confined(most, kernel_memory=request["perfmon"])
     try:
-        found = loading.load(data, request["program"], wanted, given=request["given"], confined=limits)
+        found = loading.load(
+            data,
+            request["program"],
+            wanted,
+            given=request["given"],
+            confined=limits,
+            constants=request["constants"],
+            carry=_carry(request),
+        )
     except errors.BpflinkdError as refusal:
         return _refused(refusal), []
     declared = found.declared and found.declared.number
     said = {"kind": "loaded", "function": found.name, "maps": list(found.map_fds), "declared": declared}
     return {**said, "log": [0, 0]}, [found.fd, *found.map_fds.values()]
+
+
+def _carry(request: dict[str, Any]) -> Any:
+    """What the running program leaves to this one; None where there is none."""
+    if "carry" not in request:
+        return None
+    maps, loading = _ours("core.maps"), _ours("kernel.loading")
+    told = request["carry"]
+    choices = tuple((name, maps.MapChoice(choice)) for name, choice in told["choices"])
+    running = tuple(
+        loading.RunningMap(maps.MapShape(*shape), fd)
+        for shape, fd in zip(told["running"], request["map_fds"], strict=True)
+    )
+    return loading.Carry(running, maps.MapWishes(fresh=told["fresh"], choices=choices))
+
+
+def _carry_over(lib: Any, module: Any, name: str, fresh: dict[str, int], carry: Any) -> dict[str, int]:
+    """Let a function that bcc has compiled use running maps instead of those that bcc made; returns the fds.
+
+    An instruction that loads the address of a map has its fd until it is loaded, and lies in memory of ours.
+    """
+    if carry is None:
+        return {}
+    shape = _ours("core.maps").MapShape
+    numbers = (
+        *("bpf_table_type_id", "bpf_table_key_size_id", "bpf_table_leaf_size_id"),
+        *("bpf_table_max_entries_id", "bpf_table_flags_id"),
+    )
+    for function in numbers:
+        getattr(lib, function).argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    lib.bpf_table_key_size_id.restype = lib.bpf_table_leaf_size_id.restype = ctypes.c_size_t
+    shapes = [
+        shape(each, *(getattr(lib, function)(module.module, i) for function in numbers))
+        for i, each in enumerate(fresh)
+    ]
+    kept: dict[str, int] = carry.kept(shapes)
+    instead = {fresh[each]: fd for each, fd in kept.items()}
+    lib.bpf_function_start.restype = ctypes.c_void_p
+    start = lib.bpf_function_start(module.module, name.encode())
+    code = (ctypes.c_uint64 * (lib.bpf_function_size(module.module, name.encode()) // 8)).from_address(start)
+    for i, word in enumerate(code):
+        if word & _SOURCE_AND_CODE == _LOAD_MAP and (word >> 32) in instead:
+            code[i] = (word & 0xFFFF_FFFF) | instead[word >> 32] << 32
+    return kept
 
 
 def _compile(module_class: Any, source: bytes) -> Any:
@@ -276,14 +339,14 @@ def _said() -> int:
 def main() -> None:
     """Serve one request and end."""
     with socket.socket(fileno=0) as channel:
-        message, fds, _, _ = socket.recv_fds(channel, _MESSAGE, 2)
+        message, fds, _, _ = socket.recv_fds(channel, _MESSAGE, _MOST_FDS)
         if not message:
             return
-        source_fd, log_fd = fds
+        source_fd, log_fd, *map_fds = fds
         os.dup2(log_fd, 1)
         os.dup2(log_fd, 2)
         end_with(channel)
-        request = json.loads(message)
+        request = {**json.loads(message), "map_fds": map_fds}
         limit(request["memory"], request["seconds"])
         fds_to_send: list[int] = []
         try:

@@ -39,7 +39,7 @@ class Compiling:
                 lambda: _finish(item, program, error), lambda _result, _error: self._next(waiting, done)
             )
 
-        self._compiler.submit(_ROOT, lambda: self._manager.load(item.source, item.checked), put)
+        self._compiler.submit(_ROOT, lambda: self._manager.replacing.load(item.source, item.checked), put)
 
 
 def _finish(item: Pending, program: Any, error: BaseException | None) -> None:

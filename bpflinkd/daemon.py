@@ -34,6 +34,7 @@ from bpflinkd.kernel.system import LinuxKernel
 from bpflinkd.recording import Recording
 from bpflinkd.serving import Serving
 from bpflinkd.store.sqlite import SqliteStore
+from bpflinkd.trials import TrialClock, uptime
 from bpflinkd.watching import Watching
 from bpflinkd.worker import Done, Pool, Worker
 
@@ -86,7 +87,7 @@ class Daemon:
         sys.setswitchinterval(_GIVE_WAY)
         _make_runtime_dir(config.runtime_dir)
         self._loop = GLib.MainLoop()
-        self._store = SqliteStore(config.state_dir)
+        self._store = SqliteStore(config.state_dir, config.history_kept)
         pins = PinDirectory(config.bpffs, systemd.FdStore())
         self._worker = Worker("kernel")
         self._compiler = Pool("compiler", _COMPILERS)
@@ -95,8 +96,9 @@ class Daemon:
         )
         self._sentinel = sentinel.open(config.bpffs) if config.sentinel else sentinel.off(config.bpffs)
         self._manager = Manager(
-            kernel, pins, self._store, self._published, _now, _ticks, receiver, self._sentinel
+            kernel, pins, self._store, self._published, _now, _ticks, uptime, receiver, self._sentinel
         )
+        self._trials = TrialClock(self._expire)
         self._compiling = Compiling(self._manager, self._worker, self._compiler)
         self._files = LinksDirectory(directories(config.config_dir))
         self._grants = GrantsDirectory(grants.directories(config.config_dir))
@@ -187,12 +189,13 @@ class Daemon:
     def _tell(self, news: News) -> None:
         self._recording.add(news, starting=not self._ready)
         self._serving.publish(news)
+        self._trials.hear(news)
         match news:
             case LinkAdded(view=view):
-                self._states[view.record.name] = view.health.state
+                self._states[view.record.name] = view.state
                 self._watching.follow(view)
             case StateChanged(view=view):
-                self._states[view.record.name] = view.health.state
+                self._states[view.record.name] = view.state
             case LinkRemoved(view=view):
                 self._states.pop(view.record.name, None)
                 self._watching.unfollow(view)
@@ -247,6 +250,10 @@ class Daemon:
             log.error("looking at the links failed: %s", error, exc_info=error)
             return
         self._compiling.all(pending)
+
+    def _expire(self, name: str) -> None:
+        """The time to confirm a generation is over."""
+        self._worker.submit(lambda: self._manager.history.expire(name), self._then_compile)
 
     # Reload
 

@@ -63,7 +63,7 @@ def write(news: News) -> None:
                 MessageId.LINK_ADDED,
                 view.record.name,
                 f"{view.record.target} has generation {generation.number}, program {generation.program}; "
-                f"{view.health.state}",
+                f"{view.state}",
                 **_of(view),
                 **_programs(new=_running(view)),
             )
@@ -111,7 +111,7 @@ def write(news: News) -> None:
                 logging.INFO,
                 MessageId.STATE_CHANGED,
                 view.record.name,
-                f"{before} -> {view.health.state}{reason}",
+                f"{before} -> {view.state}{reason}",
                 **_of(view),
                 **_programs(new=_running(view)),
             )
@@ -141,7 +141,7 @@ def _of(view: LinkView) -> dict[str, str]:
     return {
         "TARGET": str(view.record.target),
         "GENERATION": str(view.record.generation.number),
-        "STATE": str(view.health.state),
+        "STATE": str(view.state),
     }
 
 

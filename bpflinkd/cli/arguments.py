@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import click
 
-from bpflinkd.cli.kinds import Text
+from bpflinkd.cli.kinds import Pair, Text
 from bpflinkd.client import owners, targets
 from bpflinkd.client.errors import BadInput
 from bpflinkd.client.owners import Owner
@@ -28,6 +28,7 @@ class SourceOptions(NamedTuple):
     id: int | None
     fd: int | None
     builtin: str | None
+    set: tuple[tuple[str, str], ...]
 
 
 def source_options(command: _Decorated) -> _Decorated:
@@ -69,6 +70,13 @@ def source_options(command: _Decorated) -> _Decorated:
                 type=Text("builtins"),
                 help="A program of bpflinkd's own: pass.",
             ),
+            click.option(
+                "--set",
+                metavar="CONSTANT=VALUE",
+                type=Pair(),
+                multiple=True,
+                help="Give a global constant of the object ('const volatile') its value. Repeatable.",
+            ),
         )
     ):
         command = decorate(command)
@@ -96,16 +104,20 @@ def owner(text: str) -> Owner:
 def program(options: SourceOptions) -> Program:
     """The SOURCE that was given. Raises click's usage errors; its file is not looked at."""
     given = [
-        f"--{name}" for name in options._fields if name != "program" and getattr(options, name) is not None
+        f"--{name}"
+        for name in options._fields
+        if name not in ("program", "set") and getattr(options, name) is not None
     ]
     if len(given) != 1:
         got = " and ".join(given) if given else "none"
         raise click.UsageError(
             f"give exactly one of --object, --source, --pinned, --id, --fd and --builtin; got {got}."
         )
+    if options.set and options.object is None:
+        raise click.UsageError(f"--set is for constants of an --object; it does not go with {given[0]}.")
     match options:
         case SourceOptions(object=str(file)):
-            return Object(file, options.program)
+            return Object(file, options.program, dict(options.set) or None)
         case SourceOptions(source=str(file)):
             return CSource(file, options.program)
         case SourceOptions(program=str()):

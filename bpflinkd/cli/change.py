@@ -9,13 +9,11 @@ import click
 from bpflinkd.cli.arguments import SourceOptions, fallback, owner, program, source_options, target
 from bpflinkd.cli.group import Command
 from bpflinkd.cli.kinds import NAME, OWNER, POLICY, Duration, Text
+from bpflinkd.cli.options import after_a_swap, expect, force, map_options, message, trial_options
 from bpflinkd.cli.settings import Settings
 from bpflinkd.client import Client, ClientError
 from bpflinkd.core.model import Lifetime
 from bpflinkd.core.targets import XdpMode
-
-_force = click.option("--force", is_flag=True, help="Also if another owns it. For administrators.")
-_GENERATIONS = click.IntRange(1, 2**64 - 1)
 
 _ATTACH_HELP = """Make a link named NAME: attach a program to TARGET and own it from then on.
 
@@ -43,9 +41,16 @@ Examples:
 
 _REPLACE_HELP = """Swap the program of the link NAME atomically: the hook is never empty and never runs both.
 
+Maps of the same name, type, sizes and flags go on being used, so counters and policies are kept. A map
+that is different now is refused, unless --map or --fresh-maps says that it may begin empty. Constants
+(.rodata) are the new program's; its variables (.data, .bss) begin anew unless --map .bss=keep says otherwise.
+
 \b
 Examples:
   bpflinkctl replace edge-filter --object filter-v2.bpf.o
+  bpflinkctl replace edge-filter --object filter-v3.bpf.o --map drops=fresh -m "per port"
+  bpflinkctl replace edge-filter --object filter-v3.bpf.o --set limit=1000
+  bpflinkctl replace edge-filter --object filter-v4.bpf.o --confirm-within 60s
   bpflinkctl replace edge-filter --builtin pass --expect 3
   bpflinkctl replace edge-filter --builtin pass --force --ask
 """
@@ -100,6 +105,7 @@ Example:
     help="With --lifetime owner: the program that stays then, pass or an ELF object.  [default: none]",
 )
 @click.option("--owner", metavar="OWNER", type=OWNER, help="Who may change it.  [default: you]")
+@message
 @click.option("--force", is_flag=True, help="Also for an owner without a grant. For administrators.")
 @click.pass_obj
 def attach_command(settings: Settings, /, **given: Any) -> None:
@@ -118,6 +124,7 @@ def attach_command(settings: Settings, /, **given: Any) -> None:
         owner=receiver,
         grace=given["grace"],
         fallback=None if given["fallback"] is None else fallback(given["fallback"]),
+        message=given["message"],
         force=given["force"],
     )
     _tell_attached(settings, client, name, path)
@@ -157,35 +164,29 @@ def _tell_attached(settings: Settings, client: Client, name: str, path: str) -> 
 @click.command("replace", cls=Command, help=_REPLACE_HELP, short_help="Swap the program of a link.")
 @click.argument("name", type=NAME)
 @source_options
-@click.option(
-    "--expect", metavar="GENERATION", type=_GENERATIONS, help="Refuse unless the link is at this generation."
-)
-@_force
+@expect
+@map_options
+@trial_options
+@message
+@force
 @click.pass_obj
 def replace_command(settings: Settings, /, **given: Any) -> None:
     """See `_REPLACE_HELP`."""
-    name, source = given["name"], program(_source(given))
-    client = settings.client(doing=_compiling(given))
-    generation = client.replace(name, source, expect=given["expect"], force=given["force"])
-    output = settings.output()
-    if output.json:
-        output.document({"name": name, "generation": generation})
-    else:
-        output.line(f"{name} runs generation {generation}")
+    after_a_swap(settings, given["name"], program(_source(given)), given, doing=_compiling(given))
 
 
 @click.command("detach", cls=Command, help=_DETACH_HELP, short_help="End a link.")
 @click.argument("name", type=NAME)
-@_force
+@force
 @click.pass_obj
-def detach_command(settings: Settings, name: str, force: bool) -> None:
+def detach_command(settings: Settings, name: str, /, **given: Any) -> None:
     """See `_DETACH_HELP`."""
     client = settings.client()
     try:
         file, template = client.link(name)["Origin"]
     except ClientError:
         file = template = ""  # the daemon says what is wrong, and better
-    client.detach(name, force=force)
+    client.detach(name, force=given["force"])
     output = settings.output()
     if output.json:
         output.document({"name": name})

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, TypeAlias
 
 from bpflinkd.cli.words import user_name
-from bpflinkd.client.values import Event, LinkProperties, ManagerProperties, Recorded
+from bpflinkd.client.values import Event, LinkProperties, ManagerProperties, Past, Recorded
 from bpflinkd.core import names
 
 Document: TypeAlias = dict[str, Any]
@@ -93,6 +93,20 @@ def hold(value: Mapping[str, Any]) -> Document | None:
     }
 
 
+def past(value: Past) -> Document:
+    """One generation of `history`."""
+    source, detail = value["source"]
+    return {
+        **value,
+        "program": program(value["program"]),
+        "source": {source: detail},
+        "by": actor(value["by"]),
+        "way_back": value["way_back"] or None,
+        "of": value.get("of"),
+        "constants": value.get("constants", {}),
+    }
+
+
 def link(properties: LinkProperties, bpffs: str) -> Document:
     """One link: `show`, and each of `list`. `bpffs` is where the daemon pins."""
     found: Document = {snake_case(key): value for key, value in properties.items()}
@@ -106,6 +120,7 @@ def link(properties: LinkProperties, bpffs: str) -> Document:
         "owner": owner(properties["Owner"]),
         "by": actor(properties["By"]),
         "hold": hold(properties["Hold"]),
+        "trial": properties["Trial"] or None,
         "program": program(properties["Program"]),
         "source": {source: detail},
         "origin": {"file": file, "template": template} if file else None,

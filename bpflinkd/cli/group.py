@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _COMMANDS: Final = {
     "attach": "change",
     "replace": "change",
+    "rollback": "past",
+    "confirm": "past",
     "detach": "change",
     "claim": "own",
     "transfer": "own",
@@ -28,6 +30,7 @@ _COMMANDS: Final = {
     "export": "declare",
     "list": "read",
     "show": "read",
+    "history": "past",
     "foreign": "read",
     "doctor": "doctor",
     "status": "read",

@@ -86,6 +86,28 @@ class Text(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.
         return [CompletionItem(word) for word in found if word.startswith(incomplete)]
 
 
+class Pair(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
+    """A name, an equals sign and a value."""
+
+    name = "pair"
+
+    def __init__(self, *values: str) -> None:
+        """`values` are those that are taken; none for any."""
+        self._values = values
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Parse, or say what is accepted."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, what = Text().convert(value, param, ctx).partition("=")
+        shown = " or ".join(f"NAME={each}" for each in self._values) or "NAME=VALUE"
+        if not name or not equals or (self._values and what not in self._values):
+            self.fail(f"{value!r} is not of the form {shown}.", param, ctx)
+        return name, what
+
+
 class Moment(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
     """A time: so long ago, such as 10m, 2h or 1d; a date, and a time of day behind it; or `boot`."""
 
@@ -135,6 +157,7 @@ def _micros(seconds: float) -> int:
     return max(0, int(seconds * 1_000_000))
 
 
+GENERATION: Final = click.IntRange(1, 2**64 - 1)
 NAME: Final = Text("link_names")
 """The name of a link that there is."""
 OWNER: Final = Text("owners")

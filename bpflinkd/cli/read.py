@@ -121,6 +121,7 @@ def _show_fields(link: dict[str, Any]) -> list[tuple[str, str]]:
         ("Generation", f"{link['generation']} since {words.when(link['generation_since'])}"),
         ("  by", words.actor(link["by"])),
         ("  because", link["message"]),
+        ("  on trial", _trial(link["trial"])),
         ("Program", _pairs(link["program"])),
         ("Source", _pairs(link["source"])),
     ]
@@ -154,6 +155,13 @@ def _hold(hold: dict[str, Any] | None) -> str:
         return "nobody any more; the fallback runs"
     grace = words.duration(hold["grace"])
     return f"connection {hold['holder']}; it may be claimed for {grace} after that, {then}"
+
+
+def _trial(trial: dict[str, int] | None) -> str:
+    """Until when a generation may be confirmed."""
+    if trial is None:
+        return ""
+    return f"until {words.moment(trial['until'])}, then generation {trial['back_to']} is back"
 
 
 def _declared(origin: dict[str, str] | None) -> str:

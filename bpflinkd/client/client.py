@@ -1,6 +1,6 @@
 """The daemon's methods: one a verb, typed arguments, errors by what they mean."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Final, NoReturn, cast
 
@@ -13,13 +13,14 @@ from bpflinkd.client.errors import ClientError, NoDaemon, NoSuchLink, Released
 from bpflinkd.client.log import EventLog, gone
 from bpflinkd.client.messages import options, text
 from bpflinkd.client.owners import Owner
-from bpflinkd.client.programs import CSource, Program
+from bpflinkd.client.programs import CSource, Generation, Program
 from bpflinkd.client.targets import Target
 from bpflinkd.client.values import (
     Event,
     Finding,
     LinkProperties,
     ManagerProperties,
+    Past,
     ProgramFile,
     Refusal,
     Reloaded,
@@ -95,6 +96,7 @@ class Client:
         owner: Owner | str | None = None,
         grace: float | None = None,
         fallback: Program | None = None,
+        message: str | None = None,
         force: bool = False,
     ) -> str:
         """Make a link; returns its object path.
@@ -108,6 +110,7 @@ class Client:
             owner: who may change it; None for the user who asks.
             grace: for the lifetime `owner`, the seconds in which it may be claimed.
             fallback: for the lifetime `owner`, the program that stays after that, instead of none.
+            message: why, in words; the history keeps it.
             force: also for an owner who has no grant. Administrators only.
         """
         files = Gio.UnixFDList.new()
@@ -117,6 +120,7 @@ class Client:
             lifetime=lifetime,
             owner_of=owner,
             grace=grace,
+            message=message,
             flags={"wait": wait, "force": force},
         )
         if fallback is not None:
@@ -124,17 +128,52 @@ class Client:
         arguments = (text(name), messages.target(target), source, chosen)
         return cast(str, self._put("Attach", "(sa{sv}a{sv}a{sv})", arguments, files, program))
 
-    def replace(self, name: str, program: Program, *, expect: int | None = None, force: bool = False) -> int:
+    def replace(
+        self,
+        name: str,
+        program: Program,
+        *,
+        expect: int | None = None,
+        maps: Mapping[str, str] | None = None,
+        fresh_maps: bool = False,
+        confirm_within: float | None = None,
+        message: str | None = None,
+        force: bool = False,
+    ) -> int:
         """Swap the program of a link atomically; returns the new generation.
+
+        Maps of the same name and shape go on being used.
 
         Args:
             expect: refuse with `StaleGeneration` unless the link is at this generation.
+            maps: `keep` or `fresh` by name of a map: what is to be otherwise.
+            fresh_maps: all maps begin empty.
+            confirm_within: seconds in which `confirm` must be called, or the generation before comes back.
+            message: why, in words; the history keeps it.
             force: also if the link is another's. Administrators only.
         """
         files = Gio.UnixFDList.new()
         source = messages.program(program, files)
-        chosen = options(expect=expect, flags={"force": force})
+        chosen = options(
+            expect=expect,
+            maps=maps,
+            confirm_within=confirm_within,
+            message=message,
+            flags={"force": force, "fresh_maps": fresh_maps},
+        )
         return cast(int, self._put("Replace", "(sa{sv}a{sv})", (text(name), source, chosen), files, program))
+
+    def rollback(self, name: str, generation: int | None = None) -> int:
+        """Let a generation before run again; returns the new one. `replace` with `Generation` takes options.
+
+        Args:
+            generation: None for the one before the present one.
+        """
+        return self.replace(name, Generation(generation))
+
+    def confirm(self, name: str) -> None:
+        """Keep the generation that is on trial. `NotInTrial`."""
+        self._manager("Confirm", "(s)", (text(name),))
 
     def detach(self, name: str, *, force: bool = False) -> None:
         """End a link. `force`: also if it is another's; administrators only."""
@@ -236,6 +275,10 @@ class Client:
         with open(fds[0], "rb") as file:
             return ProgramFile(kind, program, file.read())
 
+    def history(self, name: str) -> list[Past]:
+        """The generations of a link that are kept, the oldest first."""
+        return cast(list[Past], self._manager("History", "(s)", (text(name),))[0])
+
     def list_foreign(self) -> list[dict[str, Any]]:
         """Programs on our hooks that are not ours, as ListForeign returns them."""
         return cast(list[dict[str, Any]], self._manager("ListForeign")[0])
@@ -277,7 +320,7 @@ class Client:
         program: Program,
     ) -> Any:
         """A call that sends a program; the one thing that it returns."""
-        body, long = GLib.Variant(signature, arguments), isinstance(program, CSource)
+        body, long = GLib.Variant(signature, arguments), isinstance(program, CSource | Generation)
         return self._exchange(ROOT, MANAGER, method, body, files, long=long)[0][0]
 
     def _get_all(self, path: str, interface: str) -> Any:

@@ -62,6 +62,22 @@ class StaleGeneration(ClientError):
     """The link is not at the generation that was expected."""
 
 
+class IncompatibleMaps(ClientError):
+    """A map of the running program cannot be carried over."""
+
+
+class NoSuchGeneration(ClientError):
+    """A generation of the link is not kept, or never was."""
+
+
+class NotInTrial(ClientError):
+    """The link runs no generation that waits for confirmation, or not any more."""
+
+
+class InTrial(ClientError):
+    """The link runs a generation that waits for confirmation."""
+
+
 class HookBusy(ClientError):
     """A program that is not bpflinkd's holds the hook."""
 
@@ -85,6 +101,10 @@ _CLASSES: Final = {
         NoSuchLink,
         NameTaken,
         StaleGeneration,
+        IncompatibleMaps,
+        NoSuchGeneration,
+        NotInTrial,
+        InTrial,
         HookBusy,
         HookGone,
         VerifierRejected,

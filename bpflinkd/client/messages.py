@@ -13,7 +13,16 @@ from bpflinkd.client import owners, programs, targets
 from bpflinkd.client.attachments import Attachment, KernelLink, NetlinkXdp, PinnedLink
 from bpflinkd.client.errors import BadInput
 from bpflinkd.client.owners import Owner, Unit, User
-from bpflinkd.client.programs import Builtin, CSource, Object, Pinned, Program, ProgramFd, ProgramId
+from bpflinkd.client.programs import (
+    Builtin,
+    CSource,
+    Generation,
+    Object,
+    Pinned,
+    Program,
+    ProgramFd,
+    ProgramId,
+)
 from bpflinkd.client.targets import CgroupTarget, KprobeTarget, Target, XdpTarget
 
 _U32: Final = 2**32
@@ -47,7 +56,9 @@ def program(given: Program, files: Gio.UnixFDList) -> dict[str, GLib.Variant]:
             finally:
                 os.close(copy)
             kind = "object" if isinstance(given, Object) else "source"
-            return {kind: GLib.Variant("h", index), **strings(name=given.program)}
+            constants = given.constants if isinstance(given, Object) else None
+            told = {"constants": words(constants)} if constants else {}
+            return {kind: GLib.Variant("h", index), **strings(name=given.program), **told}
         case ProgramFd(fd):
             try:
                 os.fstat(fd)
@@ -60,6 +71,8 @@ def program(given: Program, files: Gio.UnixFDList) -> dict[str, GLib.Variant]:
             return {"id": u32(number, "id")}
         case Builtin(name):
             return strings(builtin=name)
+        case Generation(before):
+            return {"generation": u64(before or 0, "generation")}
 
 
 def owner(given: Owner | str) -> dict[str, GLib.Variant]:
@@ -87,17 +100,23 @@ def options(
     *,
     flags: Mapping[str, bool] | None = None,
     grace: float | None = None,
+    confirm_within: float | None = None,
     expect: int | None = None,
     owner_of: Owner | str | None = None,
-    **words: str | None,
+    maps: Mapping[str, str] | None = None,
+    **chosen_words: str | None,
 ) -> dict[str, GLib.Variant]:
-    """The a{sv} of options: those that were chosen. `grace` is in seconds here. `BadInput`."""
-    chosen = strings(**words)
+    """The a{sv} of options: those that were chosen. Spans of time are in seconds here. `BadInput`."""
+    chosen = strings(**chosen_words)
     chosen |= {key: GLib.Variant("b", True) for key, value in (flags or {}).items() if value}
     if grace is not None:
         chosen["grace"] = u64(round(grace * _MICROS), "grace time in microseconds")
+    if confirm_within is not None:
+        chosen["confirm_within"] = u64(round(confirm_within * _MICROS), "time to confirm in microseconds")
     if expect is not None:
         chosen["expect"] = u64(expect, "generation")
+    if maps:
+        chosen["maps"] = words(maps)
     if owner_of is not None:
         chosen["owner"] = vardict(owner(owner_of))
     return chosen
@@ -134,6 +153,11 @@ def text(given: str) -> str:
 def strings(**words: str | None) -> dict[str, GLib.Variant]:
     """Those words that there are."""
     return {key: GLib.Variant("s", text(value)) for key, value in words.items() if value is not None}
+
+
+def words(values: Mapping[str, str]) -> GLib.Variant:
+    """An a{ss}. `BadInput`."""
+    return GLib.Variant("a{ss}", {text(key): text(value) for key, value in values.items()})
 
 
 def vardict(values: Mapping[str, GLib.Variant]) -> GLib.Variant:

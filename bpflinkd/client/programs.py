@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Mapping
 from typing import Final, NamedTuple, TypeAlias
 
 from bpflinkd.client.errors import BadInput
@@ -22,6 +23,8 @@ class Object(NamedTuple):
 
     file: File
     program: str | None = None
+    constants: Mapping[str, str] | None = None
+    """Values of global constants (`const volatile`), by name."""
 
 
 class CSource(NamedTuple):
@@ -55,7 +58,14 @@ class Builtin(NamedTuple):
     name: str
 
 
-Program: TypeAlias = Object | CSource | Pinned | ProgramId | ProgramFd | Builtin
+class Generation(NamedTuple):
+    """A generation of the same link from before; only for a replace, which is a rollback then."""
+
+    number: int | None = None
+    """None for the one before the present one."""
+
+
+Program: TypeAlias = Object | CSource | Pinned | ProgramId | ProgramFd | Builtin | Generation
 
 
 def sealed(source: Object | CSource) -> int:

@@ -95,6 +95,29 @@ class Finding(TypedDict):
     """What mends it, one after the other: each a program and its arguments."""
 
 
+class _Past(TypedDict):
+    generation: int
+    program: tuple[int, str, str, str]
+    source: tuple[str, str]
+    since: int
+    by: tuple[int, int, str, str]
+    """As in `LinkProperties`."""
+    message: str
+    outcome: str
+    """`running` or `trial`; `replaced`, `rolled-back` or `expired`."""
+    way_back: str
+    """`loaded`, `stored`, or empty where there is none."""
+
+
+class Past(_Past, total=False):
+    """A generation of a link, as History returns it."""
+
+    of: int
+    """The generation that it brought back."""
+    constants: dict[str, str]
+    """Those that were set."""
+
+
 class LinkProperties(TypedDict):
     """One link, as in the interface org.bpflinkd1.Link; structs are sequences, times are microseconds."""
 
@@ -109,6 +132,8 @@ class LinkProperties(TypedDict):
     Lifetime: str
     Hold: dict[str, Any]
     """For the lifetime `owner`: `holder` and `grace`; `fallback` and `until` where there are such."""
+    Trial: dict[str, Any]
+    """While the generation waits for confirmation: `until`, `within` and `back_to`."""
     Origin: tuple[str, str]
     Created: int
     Generation: int

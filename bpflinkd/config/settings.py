@@ -12,6 +12,7 @@ SHORTEST_COMPILE: Final = 1.0
 LONGEST_COMPILE: Final = 3600.0
 FEWEST_EVENTS: Final = 100
 MOST_EVENTS: Final = 1_000_000
+MOST_GENERATIONS: Final = 1000
 
 
 class ConfigError(Exception):
@@ -36,6 +37,8 @@ class Config:
     """Have a program of ours in the kernel tell who changes what, where the kernel allows it."""
     events_kept: int = 10_000
     """Entries of the event log; the oldest give way."""
+    history_kept: int = 16
+    """Generations of each link that are kept, with their programs; the oldest give way."""
     compile_timeout: float = 60.0
     """Seconds that compiling one C source may take."""
     compiler_socket: Path | None = None
@@ -50,6 +53,7 @@ _SETTINGS: Final = {
     "sweep-interval": "number",
     "sentinel": "boolean",
     "events-kept": "whole number",
+    "history-kept": "whole number",
     "compile-timeout": "number",
     "compiler-socket": "path",
 }
@@ -64,6 +68,7 @@ def load(config_dir: Path, given: dict[str, Any]) -> Config:
     _check_range("sweep interval", config.sweep_interval, SHORTEST_SWEEP, LONGEST_SWEEP)
     _check_range("time to compile", config.compile_timeout, SHORTEST_COMPILE, LONGEST_COMPILE)
     _check_range("number of events kept", config.events_kept, FEWEST_EVENTS, MOST_EVENTS, unit="")
+    _check_range("number of generations kept", config.history_kept, 2, MOST_GENERATIONS, unit="")
     return config
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from bpflinkd.core.ids import ProgId
-from bpflinkd.core.model import Occupant, Record
+from bpflinkd.core.model import Occupant, Outcome, Record
 from bpflinkd.core.ports import Link, Program
 from bpflinkd.core.targets import Hook
 
@@ -39,6 +39,27 @@ class StageProgram:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeepProgram:
+    """Pin the current program, with its maps, as that of its generation, so that one can go back to it.
+
+    Undo: unpin it.
+    """
+
+    name: str
+    number: int
+    program: Program
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgetPrograms:
+    """Unpin the programs of the generations that are not kept any more."""
+
+    name: str
+    number: int
+    """The present generation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CreateLink:
     """Attach: make a bpf_link and pin it beside the current one. Undo: detach and unpin it."""
 
@@ -61,6 +82,8 @@ class SaveDone:
     """Record what has been done, durably. From here on there is no way back, only forward."""
 
     record: Record
+    left: Outcome | None = None
+    """What became of the generation before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +187,8 @@ Papers: TypeAlias = (
     SaveIntent
     | ForgetIntent
     | StageProgram
+    | KeepProgram
+    | ForgetPrograms
     | SaveDone
     | NoteHook
     | Promote

@@ -114,3 +114,7 @@ class Caller:
                 return gid in self.gids
             case Unit(name=name):
                 return bool(self.unit) and self.unit == name
+
+
+ROOT_CALLER: Final = Caller(uid=0)
+"""Who asks where we do something by ourselves, or for a file."""

@@ -2,8 +2,9 @@
 
 from typing import NamedTuple
 
-from bpflinkd.core.errors import BadOption, NameTaken, NotAuthorized
+from bpflinkd.core.errors import BadOption, NameTaken, NotAuthorized, StaleGeneration
 from bpflinkd.core.links import Links
+from bpflinkd.core.maps import AS_USUAL, MapWishes
 from bpflinkd.core.model import Confinement, Lifetime
 from bpflinkd.core.ports import Pins, Program
 from bpflinkd.core.requests import AttachRequest
@@ -23,6 +24,10 @@ class Checked(NamedTuple):
     """An administrator overrides the owner."""
     given: bool = False
     """The target's attach type is the caller's word; see `Kernel.open_program`."""
+    replaces: Program | None = None
+    """The program that it is to replace."""
+    wishes: MapWishes = AS_USUAL
+    """What becomes of that one's maps."""
 
 
 class Loaded(NamedTuple):
@@ -31,6 +36,8 @@ class Loaded(NamedTuple):
     program: Program
     confined: Confinement | None = None
     """How it was loaded; None: as root's."""
+    replaces: Program | None = None
+    """Whose maps it goes on using."""
 
 
 def name_is_free(name: str, links: Links, pins: Pins) -> None:
@@ -58,6 +65,16 @@ def loaded_as_allowed(loaded: Loaded | None, confined: Confinement | None) -> No
     """Refuse a program that was loaded by a grant that is not in force any more. `NotAuthorized`."""
     if loaded is not None and loaded.confined != confined:
         raise NotAuthorized("the grant was changed while the program was being loaded; try again")
+
+
+def maps_are_current(loaded: Loaded | None, name: str, running: Program | None) -> None:
+    """Refuse a program that would go on using the maps of one that runs no longer. `StaleGeneration`."""
+    before = loaded.replaces if loaded is not None else None
+    if before is not None and before is not running and before.maps:
+        raise StaleGeneration(
+            f"the program of link {name!r} was replaced while another was being loaded that was to use its "
+            "maps; look at the link again before replacing"
+        )
 
 
 def lifetime_fits(request: AttachRequest, confined: Confinement | None) -> None:

@@ -204,7 +204,7 @@ def _of(
         name=view.record.name,
         kind=str(kind),
         target=described(view.record.target),
-        state=str(view.health.state),
+        state=str(view.state),
         old_state=str(old_state),
         generation=view.record.generation.number,
         sentence=printable(sentence, _SENTENCE),

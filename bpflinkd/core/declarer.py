@@ -7,10 +7,10 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
+from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 from bpflinkd.core import declared
-from bpflinkd.core.callers import Caller
+from bpflinkd.core.callers import ROOT_CALLER
 from bpflinkd.core.checks import Checked, Loaded
 from bpflinkd.core.declared import (
     Attach,
@@ -56,7 +56,6 @@ log = logging.getLogger(__name__)
 
 _Put: TypeAlias = Callable[[Wanted, WantedProgram, Program | None], None]
 """Puts a program in place that was compiled already, or is to be opened."""
-_ROOT: Final = Caller(uid=0)
 """Files that others could write are not read."""
 
 
@@ -240,7 +239,7 @@ class Declarer:
 
     def _attach(self, wanted: Wanted, program: WantedProgram, loaded: Program | None) -> None:
         request = AttachRequest(
-            caller=_ROOT,
+            caller=ROOT_CALLER,
             name=wanted.name,
             target=wanted.target,
             program=program,
@@ -255,8 +254,10 @@ class Declarer:
 
     def _replace(self, wanted: Wanted, program: WantedProgram, loaded: Program | None) -> None:
         self._manager.settle(wanted, program_too=False)
-        self._manager.replace(
-            ReplaceRequest(caller=_ROOT, name=wanted.name, program=program, ours=True, origin=wanted.origin),
+        self._manager.replacing.replace(
+            ReplaceRequest(
+                caller=ROOT_CALLER, name=wanted.name, program=program, ours=True, origin=wanted.origin
+            ),
             Loaded(loaded) if loaded else None,
         )
 

@@ -70,6 +70,22 @@ class WrongProgramType(BpflinkdError):
     """The program's type or expected_attach_type does not fit the target."""
 
 
+class IncompatibleMaps(BpflinkdError):
+    """What the running program keeps in maps cannot be carried over to the new one."""
+
+
+class NoSuchGeneration(BpflinkdError):
+    """A generation of a link is not kept, or never was."""
+
+
+class NotInTrial(BpflinkdError):
+    """A link runs no program that waits for confirmation, or not any more."""
+
+
+class InTrial(BpflinkdError):
+    """A link runs a program that waits for confirmation: that comes first."""
+
+
 class VerifierRejected(BpflinkdError):
     """The kernel's verifier refused the program; `log` is all it said."""
 
@@ -110,6 +126,10 @@ ALL_ERRORS: Final = (
     BadOption,
     StaleGeneration,
     WrongProgramType,
+    IncompatibleMaps,
+    NoSuchGeneration,
+    NotInTrial,
+    InTrial,
     VerifierRejected,
     HookBusy,
     HookGone,

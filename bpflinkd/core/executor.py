@@ -11,7 +11,9 @@ from bpflinkd.core.actions import (
     EndLink,
     Evict,
     ForgetIntent,
+    ForgetPrograms,
     HoldLink,
+    KeepProgram,
     NoteHook,
     Papers,
     Promote,
@@ -139,8 +141,14 @@ class Executor:
             case StageProgram(name=name, program=program):
                 undo.append(lambda: pins.discard_staged(name))
                 pins.stage_program(name, program)
-            case SaveDone(record=record):
-                store.commit(record, held.link.id if held.link else None)
+            case KeepProgram(name=name, number=number, program=program):
+                undo.append(lambda: pins.drop_kept(name, number))
+                pins.keep(name, number, program)
+            case ForgetPrograms(name=name, number=number):
+                if number > store.kept:
+                    pins.drop_kept_before(name, number - store.kept + 1)
+            case SaveDone(record=record, left=left):
+                store.commit(record, held.link.id if held.link else None, left)
             case NoteHook(record=record):
                 if held.link is None:
                     raise Internal(f"link {record.name!r} has no bpf_link to note")

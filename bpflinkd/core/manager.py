@@ -20,20 +20,20 @@ from bpflinkd.core.events import (
     LinkAmended,
     LinkRemoved,
     OwnerOverridden,
-    ProgramReplaced,
     Tiding,
 )
 from bpflinkd.core.executor import Executor, Held
 from bpflinkd.core.grants import Grants
+from bpflinkd.core.history import History
 from bpflinkd.core.inspection import Inspection
-from bpflinkd.core.links import Entry, Links, status_of
+from bpflinkd.core.links import Entry, Links
 from bpflinkd.core.model import Confinement, Health, LinkView, Record, State
 from bpflinkd.core.observer import Observer
 from bpflinkd.core.ownership import Ownership, Receiver
 from bpflinkd.core.pending import Pending
 from bpflinkd.core.ports import Clock, Kernel, Pins, Program, Publish, Sentinel, Store, Ticks
-from bpflinkd.core.requests import AttachRequest, DetachRequest, ReplaceRequest
-from bpflinkd.core.sources import WantedProgram
+from bpflinkd.core.replacing import Replacing
+from bpflinkd.core.requests import AttachRequest, DetachRequest
 from bpflinkd.core.takeback import TakeBack
 from bpflinkd.core.targets import (
     CgroupTarget,
@@ -43,6 +43,7 @@ from bpflinkd.core.targets import (
     XdpTarget,
 )
 from bpflinkd.core.templates import Wanted
+from bpflinkd.core.trials import Trials
 from bpflinkd.core.witness import Witness
 
 log = logging.getLogger(__name__)
@@ -59,10 +60,11 @@ class Manager:
         publish: Publish,
         clock: Clock,
         ticks: Ticks,
+        uptime: Ticks,
         receiver: Receiver,
         sentinel: Sentinel,
     ) -> None:
-        """`receiver` tells in which groups a new owner is."""
+        """`receiver` tells in which groups a new owner is. `uptime` is as for `Trials`."""
         self._kernel = kernel
         self._pins = pins
         self._store = store
@@ -81,6 +83,8 @@ class Manager:
         """Owning what somebody else attached."""
         self.inspection = Inspection(self._links, self._access, kernel, store, ticks, pins)
         """What not everybody may see, and what takes a look at the kernel."""
+        self.trials = Trials(self._links, self._access, store, publish, clock, uptime)
+        """Confirmation of generations that wait for it."""
         self._declarer = Declarer(self, self._links, kernel, store)
         self._observer = Observer(
             self._links,
@@ -94,6 +98,21 @@ class Manager:
             ticks,
             self._declarer.decline,
         )
+        self.replacing = Replacing(
+            self._links,
+            self._access,
+            kernel,
+            self._executor,
+            publish,
+            clock,
+            self.trials,
+            self._observer.observe,
+        )
+        """Other programs for links that there are."""
+        self.history = History(
+            self._links, self._access, kernel, pins, store, clock, self.replacing, self.trials
+        )
+        """Generations before, and the way back to them."""
         self._take_back = TakeBack(
             self._links, kernel, pins, store, self._executor, self._observer, publish, clock
         )
@@ -134,13 +153,15 @@ class Manager:
             checked = self.check_attach(request)
             hook, confined = checked.hook, checked.confined
             checks.loaded_as_allowed(loaded, confined)
-            program = program or self.load(request.program, checked)
+            program = program or self.replacing.load(request.program, checked)
             target = plan.settle_target(request.target, program)
             if confined is not None:
                 # The attach type is known now, where only the program told.
                 self._check_rights(request, target)
             if request.held is not None and request.held.fallback is not None:
-                fallback = self.load(request.held.fallback, Checked(target, hook, confined, given=True))
+                fallback = self.replacing.load(
+                    request.held.fallback, Checked(target, hook, confined, given=True)
+                )
                 plan.settle_target(target, fallback)
             occupant = self._kernel.occupant(hook) if hook else None
             if occupant is not None:
@@ -187,51 +208,6 @@ class Manager:
     ) -> tuple[Record, Held]:
         record, actions = plan.attach(request, target, program, hook, self._clock(), confined, fallback)
         return record, self._executor.run(actions, target, Held(link=None, program=program))
-
-    def check_replace(self, request: ReplaceRequest) -> Checked:
-        """Every refusal that does not need the program."""
-        record = self._links.named(request.name).record
-        confined, overrides = None, False
-        if not request.ours:
-            caller, verb = request.caller, "replace its program"
-            overrides = self._access.change(caller, record, verb, force=request.force)
-            action = Action.CHANGE_ANY if overrides else Action.ATTACH
-            confined = self._access.put(caller, record.target, request.program, None, action=action)
-        plan.check_expected(record, request.expect)
-        return Checked(record.target, record.hook, confined, overrides)
-
-    def replace(self, request: ReplaceRequest, loaded: Loaded | None = None) -> LinkView:
-        """Swap the program of a link, atomically. Returns the link at its new generation.
-
-        Args:
-            loaded: as for `attach`.
-        """
-        program = loaded.program if loaded else None
-        try:
-            checked = self.check_replace(request)
-            confined = checked.confined
-            checks.loaded_as_allowed(loaded, confined)
-            entry = self._links.named(request.name)
-            running = entry.held.program
-            program = program or self.load(request.program, checked)
-            after = plan.replacement(entry.record, request, program, self._clock(), confined)
-            expected = running.info if running else entry.record.generation.program
-            status = status_of(self._kernel, entry, for_swap=True)
-            after, actions = plan.swap(after, status, program, expected)
-            held = self._executor.run(actions, after.target, entry.held)
-        except BaseException:
-            if program is not None:
-                program.close()
-            raise
-        old = entry.record.generation
-        entry.record = after
-        entry.hold(replace(held, program=program))
-        self._publish(ProgramReplaced(view=entry.view(), old=old))
-        if checked.overrides:
-            self._publish(OwnerOverridden(view=entry.view(), by=request.caller.actor, verb="replaced"))
-        if entry.health.state is not State.ACTIVE:
-            self._observer.observe(request.name, "replace")
-        return entry.view()
 
     def detach(self, request: DetachRequest) -> None:
         """End a link: our program leaves the hook, pins and record go."""
@@ -300,12 +276,6 @@ class Manager:
         self._access.grants = grants
         return self._declarer.reload(read)
 
-    def load(self, program: WantedProgram, checked: Checked) -> Program:
-        """Load a program. Where that takes long, on another thread: it touches no link."""
-        return self._kernel.open_program(
-            program, checked.target, given=checked.given, confined=checked.confined
-        )
-
     def views(self) -> tuple[LinkView, ...]:
         """Every link."""
         return tuple(entry.view() for entry in self._links.values())
@@ -340,8 +310,9 @@ class Manager:
             boot: which boot of the kernel this is.
         """
         self._witness.read_all()
+        self.trials.boot = boot
         try:
-            return self._take_back.all(boot)
+            return [*self._take_back.all(boot), *self.history.expire_all()]
         finally:
             self._witness.begun()
             self._observer.witness()

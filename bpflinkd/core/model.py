@@ -52,6 +52,19 @@ class State(StrEnum):
     """Our link was detached and the hook is empty."""
     FAILED = "failed"
     """We could not attach; the reason says why, and we try again."""
+    TRIAL = "trial"
+    """Active, and waits for confirmation. Only a view has it: a health is `ACTIVE` then."""
+
+
+class Outcome(StrEnum):
+    """How a generation ended."""
+
+    REPLACED = "replaced"
+    """Another program took its place."""
+    ROLLED_BACK = "rolled-back"
+    """Somebody went back to one before it."""
+    EXPIRED = "expired"
+    """It was on trial, and nobody confirmed it in time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +138,26 @@ class Generation:
     """How it was loaded, and must be loaded again; None: as root's."""
     message: str = ""
     """Why, in the words of who did it, or ours."""
+    of: int = 0
+    """The generation that it brought back; 0 for a new program."""
+    outcome: Outcome | None = None
+    """How it ended; None for the present one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A generation waits for confirmation."""
+
+    boot: str
+    """In which boot of the kernel."""
+    deadline: Micros
+    """How long after that boot the one before comes back."""
+    within: Micros
+    """How long that was from the swap."""
+    until: UnixMicros
+    """The same moment on the clock on the wall, when the trial began. Only for showing."""
+    back_to: int
+    """The generation that comes back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +176,8 @@ class Record:
     origin: Origin = BY_CALLER
     hold: Hold | None = None
     """For the lifetime `owner`."""
+    trial: Trial | None = None
+    """While the generation waits for confirmation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,3 +289,9 @@ class LinkView:
     """Names of the maps pinned under the link."""
     misses: Callable[[], Misses] | None = None
     """For kprobes: reads how many hits ran nothing. From any thread."""
+
+    @property
+    def state(self) -> State:
+        """As shown to people."""
+        waits = self.record.trial is not None and self.health.state is State.ACTIVE
+        return State.TRIAL if waits else self.health.state

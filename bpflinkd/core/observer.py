@@ -245,6 +245,7 @@ class Observer:
 
     def show(self, entry: Entry, health: Health, *, first: bool) -> None:
         """Take a new health, and tell if it differs."""
+        was = entry.view().state
         before, entry.health = entry.health, health
         self._note_told(entry)
         if health.state is State.ACTIVE and entry.held.link is not None:
@@ -255,7 +256,7 @@ class Observer:
         if first:
             self._publish(LinkAdded(view=entry.view()))
         elif (before.state, before.reason) != (health.state, health.reason):
-            self._publish(StateChanged(view=entry.view(), old=before.state))
+            self._publish(StateChanged(view=entry.view(), old=was))
 
     def _note_told(self, entry: Entry) -> None:
         told = _told_of(entry.health)

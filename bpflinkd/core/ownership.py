@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from bpflinkd.core.access import Access
-from bpflinkd.core.callers import Action, Caller, Owner
+from bpflinkd.core.callers import ROOT_CALLER, Action, Caller, Owner
 from bpflinkd.core.errors import BadOption, BpflinkdError
 from bpflinkd.core.events import LinkAmended, OwnerOverridden
 from bpflinkd.core.links import Entry, Links
@@ -98,8 +98,8 @@ class Ownership:
             self._manager.end(name, _ENDED)
             return
         program = self._fallback(entry.record)
-        self._manager.replace(
-            ReplaceRequest(caller=Caller(uid=0), name=name, program=program, ours=True, message=_ENDED)
+        self._manager.replacing.replace(
+            ReplaceRequest(caller=ROOT_CALLER, name=name, program=program, ours=True, message=_ENDED)
         )
         self._settle(entry, replace(entry.record, hold=replace(hold, holder="")))
 
@@ -116,7 +116,9 @@ class Ownership:
         if isinstance(source, StoredObject):
             data = self._store.image(source.sha256)
             if data is not None:
-                return ObjectImage(data=data, sha256=source.sha256, program=source.program)
+                return ObjectImage(
+                    data=data, sha256=source.sha256, program=source.program, constants=source.constants
+                )
         return source if isinstance(source, Builtin) else Builtin(name="pass")
 
     def _owned(self, owner: Owner) -> list[Record]:

@@ -12,6 +12,8 @@ from bpflinkd.core.actions import (
     Action,
     CreateLink,
     EndLink,
+    ForgetPrograms,
+    KeepProgram,
     Promote,
     RemovePins,
     RemoveRecord,
@@ -39,12 +41,14 @@ from bpflinkd.core.model import (
     Hold,
     Lifetime,
     Occupant,
+    Outcome,
     ProgramInfo,
     Record,
     Status,
 )
 from bpflinkd.core.ports import Program
-from bpflinkd.core.requests import AdoptRequest, AttachRequest, ReplaceRequest
+from bpflinkd.core.requests import AdoptRequest, AttachRequest, ReplaceRequest, RollbackRequest
+from bpflinkd.core.sources import Builtin, PinnedProgram, Source, StoredObject, StoredSource
 from bpflinkd.core.targets import (
     CgroupPlace,
     CgroupTarget,
@@ -190,7 +194,11 @@ def attach(
         after = fallback.source if fallback is not None else None
         hold = Hold(holder=request.caller.name, bus=held.bus, grace=held.grace, fallback=after)
     record = replace(
-        _first(request, target, _generation(1, program, request.caller, now, confined=confined)),
+        _first(
+            request,
+            target,
+            _generation(1, program, request.caller, now, confined=confined, message=request.message),
+        ),
         lifetime=request.lifetime,
         hook=hook,
         origin=request.origin,
@@ -266,39 +274,87 @@ def replacement(
             number, program, request.caller, now, confined=confined, message=request.message
         ),
         origin=record.origin if request.origin is None else request.origin,
+        trial=None,
     )
+
+
+def returned(
+    record: Record, request: RollbackRequest, generation: Generation, program: Program, now: UnixMicros
+) -> Record:
+    """The record after a rollback to a generation, whose program is at hand."""
+    _check_type(program, record.target.attach_type, f"link {record.name!r} on {record.target}")
+    again = replace(generation, program=program.info)
+    return brought_back(record, again, request.caller, request.message, now)
+
+
+def brought_back(
+    record: Record, generation: Generation, caller: Caller, message: str, now: UnixMicros
+) -> Record:
+    """The record with a generation before as its present one, whose program may have to be loaded yet."""
+    again = replace(
+        generation,
+        number=record.generation.number + 1,
+        since=now,
+        by=caller.actor,
+        message=message,
+        of=generation.of or generation.number,
+        outcome=None,
+    )
+    return replace(record, generation=again, trial=None)
+
+
+def can_be_loaded(source: Source) -> bool:
+    """Whether a program can be had again from where it came."""
+    return isinstance(source, StoredObject | StoredSource | PinnedProgram | Builtin)
 
 
 def swap(
-    after: Record, status: Status, program: Program, running: ProgramInfo
+    after: Record,
+    status: Status,
+    program: Program,
+    expected: ProgramInfo,
+    running: Program | None,
+    left: Outcome,
 ) -> tuple[Record, Sequence[Action]]:
     """Put a new generation in place: swap a live link, attach anew where ours is gone.
 
-    `running` is the program we believe runs there; the kernel compares it in the swap.
-    Returns the record as it will be, with the hook that the link then holds.
+    Args:
+        expected: the program we believe runs there; the kernel compares it in the swap.
+        running: the same, held; None where it is lost.
+        left: what becomes of the generation before.
+
+    Returns:
+        The record as it will be, with the hook that the link then holds.
     """
     name = after.name
-    prepare = (
+    keep = KeepProgram(name=name, number=after.generation.number - 1, program=running) if running else None
+    prepare: tuple[Action, ...] = (
         SaveIntent(record=after, image=program.image),
+        *((keep,) if keep else ()),
         StageProgram(name=name, program=program),
+    )
+    finish = (
+        SaveDone(record=after, left=left),
+        Promote(name=name),
+        ForgetPrograms(name=name, number=after.generation.number),
     )
     link = status.link
     if link is not None and link.hook is not None:
-        if link.prog_id not in (running.id, NO_PROGRAM):
+        if link.prog_id not in (expected.id, NO_PROGRAM):
             raise HookBusy(
-                f"link {name!r} runs {status.occupant or link.prog_id} instead of ours, {running}; "
+                f"link {name!r} runs {status.occupant or link.prog_id} instead of ours, {expected}; "
                 "somebody swapped it. Detach the link and attach it again to take the hook back"
             )
         step: Action = SwapLink(name=name, expected=link.prog_id, program=program)
-        return after, (*prepare, step, SaveDone(record=after), Promote(name=name))
+        return after, (*prepare, step, *finish)
     if status.hook is None:
-        return after, (*prepare, SaveDone(record=after), Promote(name=name))
+        return after, (*prepare, *finish)
     if status.occupant is not None:
         raise busy(after.target, status.occupant)
     after = replace(after, hook=status.hook)
-    prepare = (SaveIntent(record=after, image=program.image), prepare[1])
     step = CreateLink(record=after, hook=status.hook, program=program)
-    return after, (*prepare, step, SaveDone(record=after), Promote(name=name))
+    first, last = SaveIntent(record=after, image=program.image), SaveDone(record=after, left=left)
+    return after, (first, *prepare[1:], step, last, *finish[1:])
 
 
 def rename(name: str, after: Record) -> Sequence[Action]:

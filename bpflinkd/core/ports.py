@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.events import News, Operation, SlotHook, Touch
 from bpflinkd.core.ids import LinkId, Micros, ProgId, UnixMicros
+from bpflinkd.core.maps import AS_USUAL, MapWishes
 from bpflinkd.core.model import (
     Confinement,
     Feature,
@@ -18,6 +19,7 @@ from bpflinkd.core.model import (
     LinkFacts,
     Misses,
     Occupant,
+    Outcome,
     ProgramInfo,
     Record,
     Told,
@@ -100,22 +102,33 @@ class Kernel(Protocol):
         *,
         given: bool = False,
         confined: Confinement | None = None,
+        replaces: Program | None = None,
+        wishes: MapWishes = AS_USUAL,
     ) -> Program:
-        """Load or find a program. `BadProgram`, `VerifierRejected`, `NotSupported`, `LimitExceeded`.
+        """Load or find a program. `BadProgram`, `VerifierRejected`, `NotSupported`, `LimitExceeded`,
+        `IncompatibleMaps`, `BadOption`.
 
         Args:
             given: the target's attach type is the caller's word and overrides the ELF section's.
             confined: the caller is not root: a file must be a sealed memfd, and what is loaded from bytes
                 is loaded with these privileges and limits. Never with a pin or an id.
+            replaces: the program whose maps what is loaded goes on using, as far as `wishes` says.
         """
 
     def reload_program(
-        self, source: Source, image: bytes | None, target: Target, confined: Confinement | None = None
+        self,
+        source: Source,
+        image: bytes | None,
+        target: Target,
+        confined: Confinement | None = None,
+        replaces: Program | None = None,
+        wishes: MapWishes = AS_USUAL,
     ) -> Program:
         """Load a program again from what we remember, after its pin is gone. `BadProgram`.
 
         Args:
             confined: how it was loaded the first time.
+            replaces, wishes: as for `open_program`.
         """
 
     def hold_program(self, prog_id: ProgId, source: Source, maps: tuple[str, ...] = ()) -> Program:
@@ -273,6 +286,21 @@ class Pins(Protocol):
         """Pin the current program again, whose pin is gone."""
 
     def stage_program(self, name: str, program: Program) -> None: ...
+    def keep(self, name: str, number: int, program: Program) -> None:
+        """Pin the current program, with its maps, as that of this generation."""
+
+    def open_kept(self, name: str, number: int, source: Source) -> Program | None:
+        """The program of a generation before, with its maps; None where it is not kept."""
+
+    def kept_generations(self, name: str) -> frozenset[int]:
+        """Numbers of the generations that are kept."""
+
+    def drop_kept(self, name: str, number: int) -> None:
+        """Let go of the program of a generation; nothing there is no error."""
+
+    def drop_kept_before(self, name: str, number: int) -> None:
+        """The same for every generation before one."""
+
     def stage_link(self, name: str, link: Link) -> None: ...
     def promote(self, name: str) -> None:
         """Staged pins take the places of the current ones; each rename is atomic."""
@@ -323,15 +351,21 @@ class Stored:
 class Store(Protocol):
     """Durable records. Every method is one transaction; `StorageFailed` means nothing was written."""
 
+    @property
+    def kept(self) -> int:
+        """How many generations of a link are kept, the present one among them."""
+
     def begin_boot(self, boot: str) -> frozenset[str]:
         """In the first start after a reboot: names of the ephemeral links, which are no more."""
 
     def load(self) -> tuple[Stored, ...]: ...
     def intend(self, record: Record, image: bytes | None, fallback: bytes | None = None) -> None: ...
     def forget_intent(self, name: str) -> None: ...
-    def commit(self, record: Record, link_id: LinkId | None) -> None: ...
+    def commit(self, record: Record, link_id: LinkId | None, left: Outcome | None = None) -> None:
+        """What was intended is done. `left`: what became of the generation before."""
+
     def settle(self, record: Record) -> None:
-        """Owner, policy, lifetime or origin are others; nothing else is."""
+        """Owner, policy, lifetime, origin or trial are others; nothing else is."""
 
     def note_hook(self, record: Record, link_id: LinkId) -> None:
         """The link is attached to another hook, by another bpf_link. Not durable: a loss of power ends it."""

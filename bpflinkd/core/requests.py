@@ -1,6 +1,7 @@
 """What a caller can ask for, parsed and typed, and the rules that need nothing but the words."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,8 +9,9 @@ from bpflinkd.core import attach_types, units
 from bpflinkd.core.callers import Caller, Owner, Unit, User
 from bpflinkd.core.errors import BadOption, BadTarget
 from bpflinkd.core.ids import LinkId, Micros
-from bpflinkd.core.model import BY_CALLER, Lifetime, Origin, Policy
-from bpflinkd.core.sources import WantedProgram
+from bpflinkd.core.maps import AS_USUAL, MapChoice, MapWishes
+from bpflinkd.core.model import BY_CALLER, Lifetime, Origin, Outcome, Policy
+from bpflinkd.core.sources import Constants, WantedProgram
 from bpflinkd.core.targets import (
     CgroupPlace,
     CgroupTarget,
@@ -29,6 +31,10 @@ _MAX_UID: Final = 2**32 - 2
 GRACE: Final = Micros(10_000_000)
 """Microseconds for which a link of the lifetime `owner` may be claimed, where nobody says otherwise."""
 _MAX_GRACE: Final = 24 * 3_600_000_000
+_MIN_TRIAL: Final = 1_000_000
+_MAX_TRIAL: Final = 24 * 3_600_000_000
+_LONGEST_MESSAGE: Final = 500
+_MOST_WORDS: Final = 4096
 _SYMBOL: Final = re.compile(r"[A-Za-z_.$][\w.$]*", re.ASCII)
 _PATTERN: Final = re.compile(r"[\w.$*?!\[\]-]+", re.ASCII)
 
@@ -53,6 +59,8 @@ class AttachRequest:
     """For the lifetime `owner`."""
     origin: Origin = BY_CALLER
     """For links that a file declares. They are made also where a stranger holds the hook."""
+    message: str = ""
+    """Why, in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +80,30 @@ class ReplaceRequest:
     """The link's origin from then on, where a file asks; None leaves it."""
     message: str = ""
     """Why, in words."""
+    maps: MapWishes = AS_USUAL
+    """What becomes of the maps of the running program."""
+    confirm_within: Micros | None = None
+    """Put it on trial: the generation before comes back unless it is confirmed in time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollbackRequest:
+    """Let a generation before run again."""
+
+    caller: Caller
+    name: str
+    generation: int | None = None
+    """None for the one before the present one."""
+    expect: int | None = None
+    force: bool = False
+    ours: bool = False
+    """As for `ReplaceRequest`."""
+    message: str = ""
+    maps: MapWishes = AS_USUAL
+    """Of maps of the running program, where the program must be loaded again."""
+    confirm_within: Micros | None = None
+    left: Outcome = Outcome.ROLLED_BACK
+    """What becomes of the present generation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,11 +179,55 @@ def unit(name: str) -> Unit:
     return Unit(name=name)
 
 
+def message(text: str) -> str:
+    """Why something is done, in words, or `BadOption`."""
+    if len(text) > _LONGEST_MESSAGE:
+        raise BadOption(f"the message has {len(text)} characters; at most {_LONGEST_MESSAGE} are kept")
+    if not text.isprintable():
+        raise BadOption("the message holds characters that cannot be printed, such as a line break")
+    return text
+
+
+def map_wishes(choices: Mapping[str, str], *, fresh: bool) -> MapWishes:
+    """What becomes of maps, from words, or `BadOption`."""
+    found = []
+    for name, word in choices.items():
+        try:
+            found.append((name, MapChoice(word)))
+        except ValueError:
+            raise BadOption(
+                f"{word[:80]!r} is nothing that map {name[:80]!r} can be; it is 'keep' or 'fresh'"
+            ) from None
+    _check_words("choices of maps", choices)
+    return MapWishes(fresh=fresh, choices=tuple(found))
+
+
+def constants(values: Mapping[str, str]) -> Constants:
+    """Values of global constants, or `BadOption`."""
+    _check_words("constants", values)
+    return tuple(sorted(values.items()))
+
+
+def _check_words(what: str, words: Mapping[str, str]) -> None:
+    if sum(len(key) + len(value) for key, value in words.items()) > _MOST_WORDS:
+        raise BadOption(f"the {what} have more than {_MOST_WORDS} characters together; give fewer")
+
+
 def grace(micros: int) -> Micros:
     """A grace time in microseconds, or `BadOption`."""
     if not 0 <= micros <= _MAX_GRACE:
         raise BadOption(
             f"the grace time {micros} us is not between 0 and {_MAX_GRACE // 3_600_000_000} hours"
+        )
+    return Micros(micros)
+
+
+def confirm_within(micros: int) -> Micros:
+    """The time to confirm in microseconds, or `BadOption`."""
+    if not _MIN_TRIAL <= micros <= _MAX_TRIAL:
+        raise BadOption(
+            f"the time to confirm {micros} us is not between {_MIN_TRIAL // 1_000_000} s and "
+            f"{_MAX_TRIAL // 3_600_000_000} hours"
         )
     return Micros(micros)
 

@@ -11,6 +11,8 @@ MAX_SOURCE: Final = 1 << 20
 """Bytes of the longest C source that we take."""
 BUILTINS: Final = ("pass",)
 """The programs that ship with us."""
+Constants: TypeAlias = tuple[tuple[str, str], ...]
+"""Values of an object's global constants, by name, as text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +22,7 @@ class ObjectFile:
     fd: int
     program: str | None = None
     """Program (function) name; None where the object holds exactly one."""
+    constants: Constants = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +31,7 @@ class StoredObject:
 
     sha256: str
     program: str
+    constants: Constants = ()
 
     def __str__(self) -> str:
         return f"object {self.sha256[:12]}"
@@ -62,6 +66,7 @@ class ObjectImage:
     """Of `data`, hex."""
     program: str | None = None
     """As for `ObjectFile`."""
+    constants: Constants = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,14 +4,15 @@ import logging
 from dataclasses import replace
 from functools import partial
 
-from bpflinkd.core import recovery
+from bpflinkd.core import plan, recovery
+from bpflinkd.core.callers import ROOT_CALLER
 from bpflinkd.core.checks import Checked
 from bpflinkd.core.errors import BpflinkdError, StorageFailed
 from bpflinkd.core.events import Healed
 from bpflinkd.core.executor import Executor, Held
 from bpflinkd.core.ids import LinkId, ProgId
 from bpflinkd.core.links import Entry, Links
-from bpflinkd.core.model import Health, Occupant, Record, State, Told
+from bpflinkd.core.model import Health, Occupant, Outcome, Record, State, Told
 from bpflinkd.core.observer import Observer
 from bpflinkd.core.pending import Pending
 from bpflinkd.core.ports import Clock, Kernel, Link, Pins, Program, Promised, Publish, Store, Stored
@@ -42,9 +43,11 @@ class TakeBack:
         self._observer = observer
         self._publish = publish
         self._clock = clock
+        self._boot = ""
 
     def all(self, boot: str) -> list[Pending]:
         """Every link of the store. What must be compiled first is handed back."""
+        self._boot = boot
         ended = self._store.begin_boot(boot)
         stored = self._store.load()
         pending: list[Pending] = []
@@ -86,6 +89,8 @@ class TakeBack:
             self._publish(Healed(name=name, sentence=decision.healed))
         held = self._executor.run(decision.actions, item.latest.target, decision.held, healing=True)
         record = decision.record
+        if record is not None and held.program is None:
+            record = self._without_trial(record)
         # A kprobe's link ends with its last descriptor: none may stay open for a link that is no more.
         kept = (held.link, held.program) if record is not None else ()
         for handle in (pinned.link, pinned.program, pinned.staged_link, pinned.staged_program):
@@ -113,6 +118,26 @@ class TakeBack:
                 return []
         self._observer.look(name, "start", first=True)
         return []
+
+    def _without_trial(self, record: Record) -> Record:
+        """After a reboot within the time to confirm the generation before is the one that is loaded."""
+        trial = record.trial
+        if trial is None or trial.boot == self._boot:
+            return record
+        before = next((g for g in self._store.history(record.name) if g.number == trial.back_to), None)
+        if before is None or not plan.can_be_loaded(before.source):
+            return record
+        reason = f"the machine was booted anew before generation {record.generation.number} was confirmed"
+        after = plan.brought_back(record, before, ROOT_CALLER, reason, self._clock())
+        try:
+            self._store.intend(after, None)
+            self._store.commit(after, None, Outcome.EXPIRED)
+        except StorageFailed as error:
+            log.error(
+                "that link %r is back at generation %d is not recorded: %s", record.name, before.number, error
+            )
+        self._publish(Healed(name=record.name, sentence=f"{reason}; generation {before.number} is back"))
+        return after
 
     def _note_link(self, entry: Entry, known: LinkId | None) -> None:
         """Write down which bpf_link is ours, where a daemon before us could not."""
@@ -185,7 +210,6 @@ class TakeBack:
         data = self._store.image(source.sha256)
         if data is None:
             return None
-        kind = SourceText if isinstance(source, StoredSource) else ObjectImage
 
         def compiled(program: Program) -> None:
             if self._links.get(name) is not entry or entry.held.program is not None:
@@ -201,7 +225,7 @@ class TakeBack:
                 self._observer.show(entry, health, first=False)
 
         return Pending(
-            source=kind(data=data, sha256=source.sha256, program=source.program),
+            source=_with_bytes(source, data),
             checked=Checked(entry.record.target, None, generation.confinement, given=True),
             compiled=compiled,
             failed=failed,
@@ -212,6 +236,12 @@ class TakeBack:
         entry = Entry(record=record, health=health, held=Held(link=None, program=None))
         self._links.add(entry)
         self._observer.show(entry, health, first=True)
+
+
+def _with_bytes(source: StoredSource | StoredObject, data: bytes) -> SourceText | ObjectImage:
+    if isinstance(source, StoredSource):
+        return SourceText(data=data, sha256=source.sha256, program=source.program)
+    return ObjectImage(data=data, sha256=source.sha256, program=source.program, constants=source.constants)
 
 
 def _last_told(told: Told | None) -> Health | None:

@@ -41,7 +41,7 @@ def foreign_change(change: ForeignChange) -> GLib.Variant:
     told = {
         "sentence": _string(chronicle.printable(change.sentence)),
         "target": wire.target(change.view.record.target),
-        "state": _string(change.view.health.state),
+        "state": _string(change.view.state),
         "source": _string(change.source),
         "seen": _u64(change.seen),
         "by": wire.running(change.by),

@@ -7,7 +7,8 @@ from bpflinkd.core import chronicle, requests
 from bpflinkd.core.callers import Owner
 from bpflinkd.core.chronicle import Query
 from bpflinkd.core.errors import BadOption, BadProgram, BadTarget
-from bpflinkd.core.ids import ProgId, UnixMicros
+from bpflinkd.core.ids import Micros, ProgId, UnixMicros
+from bpflinkd.core.maps import MapWishes
 from bpflinkd.core.model import Lifetime, Policy
 from bpflinkd.core.requests import HeldBy
 from bpflinkd.core.sources import (
@@ -55,8 +56,9 @@ def wanted_target(given: Dict) -> WantedTarget:
 def wanted_program(given: Dict, fds: Fds) -> WantedProgram:
     """Parse a program source. `BadProgram` says what is wrong with it."""
     match dict(given):
-        case {"object": int(index), **rest} if _only(rest, {"name": str}):
-            return ObjectFile(fd=fds(index), program=rest.get("name"))
+        case {"object": int(index), **rest} if _only(rest, {"name": str, "constants": dict}):
+            constants = requests.constants(_words(rest, "constants"))
+            return ObjectFile(fd=fds(index), program=rest.get("name"), constants=constants)
         case {"source": int(index), **rest} if _only(rest, {"name": str}):
             return SourceFile(fd=fds(index), program=rest.get("name"))
         case {"pin": str(path), **rest} if not rest:
@@ -68,7 +70,8 @@ def wanted_program(given: Dict, fds: Fds) -> WantedProgram:
         case {"builtin": str(name), **rest} if not rest:
             return Builtin(name=name)
     raise BadProgram(
-        "the program must be exactly one of {'object': fd, 'name': string}, {'source': fd, 'name': string}, "
+        "the program must be exactly one of {'object': fd, 'name': string, 'constants': a{ss}}, "
+        "{'source': fd, 'name': string}, "
         f"{{'pin': path}}, {{'id': number}}, {{'fd': fd}}, {{'builtin': name}}; got the keys: {_keys(given)}"
     )
 
@@ -82,6 +85,7 @@ class AttachOptions(NamedTuple):
     owner: Owner | None
     force: bool
     held: HeldBy | None
+    message: str
 
 
 def attach_options(given: Dict, fds: Fds, bus: str) -> AttachOptions:
@@ -96,6 +100,7 @@ def attach_options(given: Dict, fds: Fds, bus: str) -> AttachOptions:
             "force": bool,
             "grace": int,
             "fallback": dict,
+            "message": str,
         },
     )
     lifetime = requests.lifetime(given.get("lifetime", Lifetime.PINNED))
@@ -113,6 +118,7 @@ def attach_options(given: Dict, fds: Fds, bus: str) -> AttachOptions:
         owner=wanted_owner(given["owner"]) if "owner" in given else None,
         force=given.get("force", False),
         held=held,
+        message=requests.message(given.get("message", "")),
     )
 
 
@@ -122,12 +128,32 @@ class ReplaceOptions(NamedTuple):
     expect: int | None
     """The generation that the caller expects."""
     force: bool
+    message: str
+    maps: MapWishes
+    confirm_within: Micros | None
 
 
 def replace_options(given: Dict) -> ReplaceOptions:
     """Parse them, or `BadOption`."""
-    _check_options(given, {"expect": int, "force": bool})
-    return ReplaceOptions(given.get("expect"), given.get("force", False))
+    known = {"expect": int, "force": bool, "message": str, "maps": dict, "fresh_maps": bool}
+    _check_options(given, {**known, "confirm_within": int})
+    within = given.get("confirm_within")
+    return ReplaceOptions(
+        given.get("expect"),
+        given.get("force", False),
+        requests.message(given.get("message", "")),
+        requests.map_wishes(_words(given, "maps"), fresh=given.get("fresh_maps", False)),
+        requests.confirm_within(within) if within is not None else None,
+    )
+
+
+def generation(program: Dict) -> int | None:
+    """The generation of a link that takes the place of a program, 0 for the one before; None where there is
+    none. `BadProgram`."""
+    match dict(program):
+        case {"generation": int(number), **rest} if not rest and _is_number(number):
+            return number
+    return None
 
 
 def detach_options(given: Dict) -> bool:
@@ -186,6 +212,13 @@ def _strings(given: Dict, key: str) -> list[str]:
     values: list[Any] = given.get(key, [])
     if not all(isinstance(value, str) for value in values):
         raise BadOption(f"the option {key!r} must be of type as")
+    return values
+
+
+def _words(given: Dict, key: str) -> Mapping[str, str]:
+    values: Mapping[str, Any] = given.get(key, {})
+    if not all(isinstance(value, str) for value in values.values()):
+        raise BadOption(f"the option {key!r} must be of type a{{ss}}")
     return values
 
 

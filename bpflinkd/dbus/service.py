@@ -202,7 +202,7 @@ class Service:
         if call.path == contract.ROOT:
             if interface != contract.MANAGER:
                 return {}
-            states = Counter(link.view.health.state for link in self._links.values())
+            states = Counter(link.view.state for link in self._links.values())
             return {**self._facts.properties(), "States": GLib.Variant("a{su}", states)}
         name = names.decode(call.path.removeprefix(contract.LINKS))
         link = self._links.get(name)
@@ -288,8 +288,7 @@ class Service:
                 programs = (wire.program(old.program), wire.program(new.program))
                 self._signal("ProgramReplaced", _string(view.record.name), _u64(new.number), *programs)
             case StateChanged(view=view, old=old_state):
-                health = view.health
-                words = (view.record.name, health.state, old_state, health.reason)
+                words = (view.record.name, view.state, old_state, view.health.reason)
                 self._signal("StateChanged", *map(_string, words))
             case ForeignChange(view=view, kind=kind):
                 name = view.record.name

@@ -5,7 +5,7 @@ Who asks is found out first, the work is the worker's, and the answer follows wh
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from gi.repository import GLib
 
@@ -16,6 +16,7 @@ from bpflinkd.core.chronicle import LogEntry, Query
 from bpflinkd.core.declarer import Outcome
 from bpflinkd.core.errors import BpflinkdError, NotAuthorized
 from bpflinkd.core.findings import Circumstances
+from bpflinkd.core.history import Past
 from bpflinkd.core.ids import LinkId
 from bpflinkd.core.manager import Manager
 from bpflinkd.core.model import Feature, LinkView
@@ -24,6 +25,7 @@ from bpflinkd.core.requests import (
     AttachRequest,
     DetachRequest,
     ReplaceRequest,
+    RollbackRequest,
     TransferRequest,
 )
 from bpflinkd.core.sources import ObjectFile, ObjectImage, SourceFile, SourceText, WantedProgram
@@ -62,6 +64,13 @@ class ReadEvents(Protocol):
     ) -> None: ...
 
 
+class ToLoad(NamedTuple):
+    """A program that is loaded elsewhere, before the worker comes to what it is for."""
+
+    source: WantedProgram
+    checked: Checked
+
+
 class Verbs:
     """The methods of the Manager that go to the worker."""
 
@@ -93,6 +102,9 @@ class Verbs:
         methods = {
             "Attach": self._attach,
             "Replace": self._replace,
+            "Rollback": self._rollback,
+            "Confirm": self._confirm,
+            "History": self._history,
             "Detach": self._detach,
             "Transfer": self._transfer,
             "Claim": self._claim,
@@ -126,21 +138,51 @@ class Verbs:
     def _replace(self, call: Call) -> None:
         name, program, options = call.arguments
         chosen = parse.replace_options(options)
+        number = parse.generation(program)
+        if number is not None:
+            self._go_back(call, name, number, chosen)
+            return
         source = parse.wanted_program(program, call.fd)
 
         def request(caller: Caller) -> ReplaceRequest:
             return ReplaceRequest(caller=caller, name=name, program=source, **chosen._asdict())
 
-        def generation(view: LinkView) -> GLib.Variant:
-            return GLib.Variant("(t)", (view.record.generation.number,))
-
         def check(caller: Caller) -> Checked:
-            return self._manager.check_replace(request(caller))
+            return self._manager.replacing.check(request(caller))
 
         def replace(caller: Caller, loaded: Loaded | None) -> LinkView:
-            return self._manager.replace(request(caller), loaded)
+            return self._manager.replacing.replace(request(caller), loaded)
 
-        self._put(call, source, check, replace, generation)
+        self._put(call, source, check, replace, _generation)
+
+    def _rollback(self, call: Call) -> None:
+        name, number = call.arguments
+        self._go_back(call, name, number, parse.replace_options({}))
+
+    def _go_back(self, call: Call, name: str, number: int, chosen: parse.ReplaceOptions) -> None:
+        def request(caller: Caller) -> RollbackRequest:
+            return RollbackRequest(caller=caller, name=name, generation=number or None, **chosen._asdict())
+
+        def begin(caller: Caller) -> ToLoad | None:
+            wanted = self._manager.history.check(request(caller))
+            return ToLoad(wanted.source, wanted.checked) if wanted.source is not None else None
+
+        def rollback(caller: Caller, loaded: Loaded | None) -> LinkView:
+            return self._manager.history.rollback(request(caller), loaded)
+
+        self._load_then(call, begin, rollback, _generation)
+
+    def _confirm(self, call: Call) -> None:
+        (name,) = call.arguments
+        self._change(call, lambda caller: self._manager.trials.confirm(caller, name), _nothing)
+
+    def _history(self, call: Call) -> None:
+        (name,) = call.arguments
+
+        def reply(past: tuple[Past, ...]) -> GLib.Variant:
+            return GLib.Variant.new_tuple(wire.history(past))
+
+        self._change(call, lambda _caller: self._manager.history.read(name), reply)
 
     def _detach(self, call: Call) -> None:
         name, options = call.arguments
@@ -233,37 +275,45 @@ class Verbs:
         work: Callable[[Caller, Loaded | None], Any],
         reply: Callable[[Any], GLib.Variant | None],
     ) -> None:
-        """Do the work. What another process loads is checked and loaded before, on a thread of its own: other
-        changes go on meanwhile."""
+        """Do the work. What another process loads is loaded before."""
+
+        def begin(caller: Caller) -> ToLoad | None:
+            checked = check(caller)
+            confined = checked.confined is not None and isinstance(source, ObjectFile)
+            return ToLoad(source, checked) if confined or isinstance(source, SourceFile) else None
+
+        if _caller(call).uid == 0 and not isinstance(source, SourceFile):
+            self._change(call, lambda caller: work(caller, None), reply)
+        else:
+            self._load_then(call, begin, work, reply)
+
+    def _load_then(
+        self,
+        call: Call,
+        begin: Callable[[Caller], ToLoad | None],
+        work: Callable[[Caller, Loaded | None], Any],
+        reply: Callable[[Any], GLib.Variant | None],
+    ) -> None:
+        """Do the work. What `begin` says is checked and loaded before, on a thread of its own: other changes
+        go on meanwhile."""
 
         def answer(result: Any) -> None:
             call.answer(reply(result))
 
-        def go_on(caller: Caller, checked: Checked | None) -> None:
+        def go_on(caller: Caller, wanted: ToLoad | None) -> None:
             def put(program: Any) -> None:
-                assert checked is not None
-                loaded = Loaded(program, checked.confined)
+                assert wanted is not None
+                checked = wanted.checked
+                loaded = Loaded(program, checked.confined, checked.replaces)
                 self._submit(lambda: work(caller, loaded), _then(call, answer))
 
-            if checked is None:
+            if wanted is None:
                 self._submit(lambda: work(caller, None), _then(call, answer))
             else:
-                load = partial(self._manager.load, source, checked)
+                load = partial(self._manager.replacing.load, wanted.source, wanted.checked)
                 self._submit_slow(caller.uid, load, _then(call, put))
 
-        def begin(caller: Caller) -> Checked | None:
-            checked = check(caller)
-            confined = checked.confined is not None and isinstance(source, ObjectFile)
-            return checked if confined or isinstance(source, SourceFile) else None
-
-        def straight(caller: Caller) -> Any:
-            return work(caller, None)
-
-        caller = _caller(call)
-        if caller.uid == 0 and not isinstance(source, SourceFile):
-            self._attempt(call, caller, straight, lambda _caller, result: answer(result))
-        else:
-            self._attempt(call, caller, begin, go_on)
+        self._authorized(call, begin, go_on)
 
     def _change(
         self, call: Call, work: Callable[[Caller], Any], reply: Callable[[Any], GLib.Variant | None]
@@ -323,6 +373,10 @@ def _then(call: Call, go_on: Callable[[Any], None]) -> Done:
             go_on(result)
 
     return done
+
+
+def _generation(view: LinkView) -> GLib.Variant:
+    return GLib.Variant("(t)", (view.record.generation.number,))
 
 
 def _path(view: LinkView) -> GLib.Variant:

@@ -1,7 +1,7 @@
 """The core's types as what travels on the bus."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, assert_never
 
 from gi.repository import GLib
@@ -11,7 +11,8 @@ from bpflinkd.core.attach_types import ProgramType
 from bpflinkd.core.callers import Actor
 from bpflinkd.core.declarer import Outcome
 from bpflinkd.core.findings import Finding
-from bpflinkd.core.model import Foreign, Hold, LinkView, Misses, Occupant, ProgramInfo
+from bpflinkd.core.history import Past
+from bpflinkd.core.model import Foreign, Hold, LinkView, Misses, Occupant, ProgramInfo, Trial
 from bpflinkd.core.sources import (
     Builtin,
     PinnedProgram,
@@ -174,7 +175,7 @@ def row(view: LinkView) -> GLib.Variant:
     return _tuple(
         _string(record.name),
         _string(str(record.target)),
-        _word(health.state),
+        _word(view.state),
         _word(str(record.owner)),
         _u64(current.number),
         _string(current.program.name),
@@ -213,6 +214,37 @@ def _hold(value: Hold | None, until: int) -> GLib.Variant:
     return vardict(told)
 
 
+def _trial(value: Trial | None) -> GLib.Variant:
+    """The property Trial: a{sv}, empty where nothing waits for confirmation."""
+    if value is None:
+        return _NOBODY
+    return vardict({"until": _u64(value.until), "within": _u64(value.within), "back_to": _u64(value.back_to)})
+
+
+def history(values: Sequence[Past]) -> GLib.Variant:
+    """What History returns: aa{sv}."""
+    return GLib.Variant.new_array(_SV, [vardict(_past(value)) for value in values])
+
+
+def _past(value: Past) -> dict[str, GLib.Variant]:
+    generation = value.generation
+    told = {
+        "generation": _u64(generation.number),
+        "program": program(generation.program),
+        "source": _source(generation.source),
+        "since": _u64(generation.since),
+        "by": _actor(generation.by),
+        "message": _word(generation.message),
+        "outcome": _word(value.outcome),
+        "way_back": _word(value.way_back),
+    }
+    if generation.of:
+        told["of"] = _u64(generation.of)
+    if isinstance(generation.source, StoredObject) and generation.source.constants:
+        told["constants"] = GLib.Variant("a{ss}", dict(generation.source.constants))
+    return told
+
+
 def link_properties(view: LinkView, until: int = 0) -> dict[str, GLib.Variant]:
     """Every property of the Link interface.
 
@@ -223,7 +255,7 @@ def link_properties(view: LinkView, until: int = 0) -> dict[str, GLib.Variant]:
     return {
         "Name": _string(record.name),
         "Target": target(record.target),
-        "State": _word(health.state),
+        "State": _word(view.state),
         "Reason": _word(health.reason),
         "StateSince": _u64(health.since),
         "Owner": _word(str(record.owner)),
@@ -241,6 +273,7 @@ def link_properties(view: LinkView, until: int = 0) -> dict[str, GLib.Variant]:
         "KernelLinkId": _u32(view.link_id or 0),
         "Hook": _hook(record.hook),
         "Hold": _hold(record.hold, until),
+        "Trial": _trial(record.trial),
         "Maps": GLib.Variant.new_strv(list(view.maps)),
         "Kprobe": _kprobe(view),
     }

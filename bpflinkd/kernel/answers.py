@@ -15,11 +15,12 @@ from typing import Any, Final, NamedTuple
 from bpflinkd.core import names
 from bpflinkd.core.attach_types import ProgramType
 from bpflinkd.core.errors import ALL_ERRORS, BadProgram, BpflinkdError, Internal, LimitExceeded
+from bpflinkd.core.maps import MapShape
 from bpflinkd.core.model import Confinement
 from bpflinkd.kernel import info, libbpf_objects
 from bpflinkd.kernel import maps as map_types
 from bpflinkd.kernel.helper import Answer, Ending, Limits, Work
-from bpflinkd.kernel.maps import MapLimits, MapShape
+from bpflinkd.kernel.maps import MapLimits
 from bpflinkd.kernel.program import require_program_fd
 
 JOURNAL: Final = "journalctl -u 'bpflinkd-compiler@*'"

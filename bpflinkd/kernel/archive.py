@@ -10,8 +10,8 @@ from importlib import resources
 from typing import Final
 
 MODULES: Final = (
-    *("__init__", "compiler", "core/__init__", "core/attach_types", "core/errors"),
-    *("kernel/__init__", "kernel/confined", "kernel/loading", "kernel/maps"),
+    *("__init__", "compiler", "core/__init__", "core/attach_types", "core/errors", "core/maps"),
+    *("kernel/__init__", "kernel/btf", "kernel/confined", "kernel/loading", "kernel/maps"),
     *("kernel/libbpf_calls", "kernel/libbpf_objects", "kernel/libbpf_said"),
 )
 """What it runs of our package."""

@@ -133,6 +133,26 @@ class PinDirectory:
             self._of(name).stage_program(held)
         held.settle()
 
+    def keep(self, name: str, number: int, program: Program) -> None:
+        with _failures(f"pinning generation {number} of link {name!r}"):
+            self._of(name).keep(number, cast(HeldProgram, program))
+
+    def open_kept(self, name: str, number: int, source: Source) -> HeldProgram | None:
+        with _failures(f"opening generation {number} of link {name!r}"):
+            return self._of(name).kept.open(number, source)
+
+    def kept_generations(self, name: str) -> frozenset[int]:
+        with _failures(f"looking for the generations of link {name!r}"):
+            return frozenset(self._of(name).kept.numbers())
+
+    def drop_kept(self, name: str, number: int) -> None:
+        with _failures(f"unpinning generation {number} of link {name!r}"):
+            self._of(name).kept.drop(number)
+
+    def drop_kept_before(self, name: str, number: int) -> None:
+        with _failures(f"unpinning generations of link {name!r}"):
+            self._of(name).kept.drop_before(number)
+
     def stage_link(self, name: str, staged: Link) -> None:
         held = cast(HeldLink, staged)
         with _failures(f"pinning link {name!r}"):

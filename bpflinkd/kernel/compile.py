@@ -20,6 +20,7 @@ from bpflinkd.core.sources import MAX_SOURCE, StoredSource
 from bpflinkd.kernel import answers, files, helper, loading
 from bpflinkd.kernel.answers import JOURNAL
 from bpflinkd.kernel.helper import COMPILE, Limits, Way
+from bpflinkd.kernel.loading import Carry
 from bpflinkd.kernel.program import HeldProgram
 
 LIMITS: Final = Limits()
@@ -93,6 +94,7 @@ def compile_source(
     attach_type: AttachType,
     *,
     confined: Confinement | None = None,
+    carry: Carry | None = None,
     limits: Limits = LIMITS,
     compiler_socket: Path | None = None,
 ) -> HeldProgram:
@@ -102,6 +104,7 @@ def compile_source(
         function: its name; None where the source holds exactly one.
         attach_type: what it will be attached as; C says nothing of it.
         confined: with what limits, and whether with CAP_PERFMON; None: as root's.
+        carry: what the program that it replaces leaves to it.
         compiler_socket: where systemd starts a compiler for each connection; None: start one as a child.
 
     Raises:
@@ -116,7 +119,7 @@ def compile_source(
         if reason:
             raise NotSupported(reason)
     way = helper.way(compiler_socket)
-    return run_helper(way, source, function, attach_type, confined=confined, limits=limits)
+    return run_helper(way, source, function, attach_type, confined=confined, carry=carry, limits=limits)
 
 
 def run_helper(
@@ -126,6 +129,7 @@ def run_helper(
     attach_type: AttachType,
     *,
     confined: Confinement | None = None,
+    carry: Carry | None = None,
     limits: Limits = LIMITS,
 ) -> HeldProgram:
     """Have it compiled by whatever is there; tests give scripts of their own, and drop nothing."""
@@ -138,7 +142,7 @@ def run_helper(
         "attach_type": attach_type.number,
         "perfmon": confined is None or confined.kernel_memory,
     }
-    answer = helper.ask(way, COMPILE, request, source, limits)
+    answer = helper.ask(way, COMPILE, request, source, limits, carry)
     with helper.closed_on_error(answer.fds):
         said = answers.said(answer, COMPILE, limits)
         if said["kind"] != "loaded":

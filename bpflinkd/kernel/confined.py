@@ -6,8 +6,9 @@ from typing import Final, NamedTuple
 
 from bpflinkd.core.attach_types import AttachType, ProgramType
 from bpflinkd.core.errors import BadProgram, WrongProgramType
+from bpflinkd.core.maps import MapShape
 from bpflinkd.kernel import libbpf_objects, maps
-from bpflinkd.kernel.maps import MapLimits, MapShape
+from bpflinkd.kernel.maps import MapLimits
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.$]{1,80}")
 _KIND_MASK: Final = 0xF0FF

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from bpflinkd.core.errors import Internal, NotSupported
+from bpflinkd.core.errors import Internal, LimitExceeded, NotSupported
 from bpflinkd.kernel import archive
+from bpflinkd.kernel.loading import Carry
 
 MAX_LOG: Final = 1 << 18
 """Bytes that we keep of what clang and the verifier say."""
@@ -45,6 +46,8 @@ _GRACE: Final = 5.0
 _MESSAGE: Final = 65536
 _MOST_FDS: Final = 253
 """SCM_MAX_FD: more do not fit one message."""
+_MOST_MAPS: Final = _MOST_FDS - 2
+"""Beside the subject and the log."""
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -133,23 +136,44 @@ class Answer:
     """MAX_LOG bytes: what was written to its standard error, then zeros."""
 
 
-def ask(way: Way, work: Work, request: Mapping[str, Any], subject: bytes, limits: Limits) -> Answer:
+def ask(
+    way: Way,
+    work: Work,
+    request: Mapping[str, Any],
+    subject: bytes,
+    limits: Limits,
+    carry: Carry | None = None,
+) -> Answer:
     """Come by a process, ask, wait, and be rid of it.
 
     Args:
         subject: the source or the object.
+        carry: what the program that is to be replaced leaves to the new one; its maps are sent along.
 
     Raises:
         NotSupported: nobody listens at the socket.
         Internal: the child cannot be started; the answer is too long.
     """
     told = {**request, "memory": limits.memory, "seconds": math.ceil(limits.seconds)}
+    maps: list[int] = []
+    if carry is not None and (carry.wishes.choices or not carry.wishes.fresh):
+        told["carry"] = {
+            "running": [each.shape for each in carry.running],
+            "fresh": carry.wishes.fresh,
+            "choices": carry.wishes.choices,
+        }
+        maps = [each.fd for each in carry.running]
+        if len(maps) > _MOST_MAPS:
+            raise LimitExceeded(
+                f"the running program has {len(maps)} maps; of more than {_MOST_MAPS} none can be carried "
+                "over to one that a process of its own loads; begin with empty ones: --fresh-maps"
+            )
     with (
         _memfd(f"bpflinkd-{work.subject}", subject, seals=_SEALS | fcntl.F_SEAL_WRITE) as subject_fd,
         # Its size is fixed, so that whatever the process writes is kept without anybody draining it.
         _memfd("bpflinkd-log", b"\0" * MAX_LOG, seals=_SEALS) as log_fd,
     ):
-        message, sent = json.dumps(told).encode(), [subject_fd, log_fd]
+        message, sent = json.dumps(told).encode(), [subject_fd, log_fd, *maps]
         status = None
         if isinstance(way, Spawned):
             said, fds, status = _ask_child(way, work, message, sent, limits.seconds)
@@ -187,7 +211,7 @@ def _ask_child(
         with theirs:  # or its end would never be seen to close
             words = (*way.launcher, *_PYTHON, f"/proc/self/fd/{script_fd}")
             # The log also from the beginning: for what the launcher says.
-            process = _start(words, work, script_fd, theirs.fileno(), sent[-1])
+            process = _start(words, work, script_fd, theirs.fileno(), sent[1])
         try:
             said, fds = _converse(ours, work, message, sent, seconds)
         finally:

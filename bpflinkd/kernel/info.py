@@ -105,15 +105,17 @@ class MapInfo:
     key_size: int
     value_size: int
     max_entries: int
+    flags: int
+    """BPF_F_* that it was created with."""
     name: str
     """At most 15 characters."""
 
 
 def map_info(map_fd: int) -> MapInfo:
-    """Ask once: u32 type, id, key_size, value_size, max_entries; the name is at byte 24."""
+    """Ask once: u32 type, id, key_size, value_size, max_entries, map_flags; the name is at byte 24."""
     buffer = ctypes.create_string_buffer(_MAP_INFO_SIZE)
     libbpf.obj_info(map_fd, buffer, c_uint32(_MAP_INFO_SIZE))
-    kind, map_id, key_size, value_size, max_entries = struct.unpack_from("=IIIII", buffer.raw)
+    kind, map_id, key_size, value_size, max_entries, flags = struct.unpack_from("=IIIIII", buffer.raw)
     (name,) = struct.unpack_from("=16s", buffer.raw, 24)
     return MapInfo(
         type=kind,
@@ -121,6 +123,7 @@ def map_info(map_fd: int) -> MapInfo:
         key_size=key_size,
         value_size=value_size,
         max_entries=max_entries,
+        flags=flags,
         name=name.split(b"\0")[0].decode(errors="replace"),
     )
 

@@ -5,6 +5,7 @@ object: closing it ends them.
 """
 
 import ctypes
+import errno
 from collections.abc import Iterator
 from ctypes import POINTER, Structure, byref, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from typing import Final
@@ -39,6 +40,11 @@ _map_type = declare("bpf_map__type", c_int, c_void_p)
 _map_key_size = declare("bpf_map__key_size", c_uint32, c_void_p)
 _map_value_size = declare("bpf_map__value_size", c_uint32, c_void_p)
 _map_max_entries = declare("bpf_map__max_entries", c_uint32, c_void_p)
+_map_flags = declare("bpf_map__map_flags", c_uint32, c_void_p)
+_map_reuse_fd = declare("bpf_map__reuse_fd", c_int, c_void_p, c_int)
+_map_initial_value = declare("bpf_map__initial_value", c_void_p, c_void_p, POINTER(c_size_t))
+_object_btf = declare("bpf_object__btf", c_void_p, c_void_p)
+_btf_raw_data = declare("btf__raw_data", c_void_p, c_void_p, POINTER(c_uint32))
 _map_pin_path = declare("bpf_map__pin_path", c_char_p, c_void_p)
 _num_possible_cpus = declare("libbpf_num_possible_cpus", c_int)
 _map_set_initial_value = declare("bpf_map__set_initial_value", c_int, c_void_p, c_char_p, c_size_t)
@@ -134,6 +140,35 @@ def map_name(handle: int) -> str:
 def map_numbers(handle: int) -> tuple[int, int, int, int]:
     """What the map will be created with: `enum bpf_map_type`, bytes of key and value, most entries."""
     return _map_type(handle), _map_key_size(handle), _map_value_size(handle), _map_max_entries(handle)
+
+
+def map_flags(handle: int) -> int:
+    """BPF_F_* that the map will be created with."""
+    return int(_map_flags(handle))
+
+
+def map_reuse_fd(handle: int, fd: int) -> None:
+    """Let the object use a map that is there already, instead of creating one. The fd stays the caller's."""
+    check(_map_reuse_fd(handle, fd), "bpf_map__reuse_fd")
+
+
+def map_write_initial_value(handle: int, offset: int, value: bytes) -> None:
+    """Set a part of the contents of a data section's map before loading. OSError: it has no such part."""
+    size = c_size_t()
+    address = _map_initial_value(handle, byref(size))
+    if not address or offset + len(value) > size.value:
+        raise OSError(errno.EINVAL, "bpf_map__initial_value: no such part")
+    ctypes.memmove(address + offset, value, len(value))
+
+
+def object_btf(handle: int) -> bytes:
+    """The BTF of an opened object, with offsets in its data sections filled in; empty where it has none."""
+    btf = _object_btf(handle)
+    if not btf:
+        return b""
+    size = c_uint32()
+    address = _btf_raw_data(btf, byref(size))
+    return ctypes.string_at(address, size.value) if address else b""
 
 
 def map_has_pin_path(handle: int) -> bool:

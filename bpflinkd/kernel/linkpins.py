@@ -1,4 +1,5 @@
-"""The pins of one link: `link`, `slot`, `program` and `maps/...` in its directory, staged ones as `next_*`.
+"""The pins of one link: `link`, `slot`, `program` and `maps/...` in its directory, staged ones as `next_*`,
+and those of generations before below `kept`.
 
 Staged pins become current by `rename`, each atomic; a crash between two renames is healed at start.
 What others pin among ours is never destroyed: it is moved aside where it is in our way.
@@ -14,8 +15,9 @@ from bpflinkd.core import names
 from bpflinkd.core.ids import ProgId
 from bpflinkd.core.ports import PinTrouble, Promised
 from bpflinkd.core.sources import Source
-from bpflinkd.kernel import mending, reopening, standing
+from bpflinkd.kernel import mapdirs, mending, reopening, standing
 from bpflinkd.kernel.dispatched import DispatchedLink
+from bpflinkd.kernel.keptpins import KeptPins
 from bpflinkd.kernel.link import HeldLink
 from bpflinkd.kernel.mappins import PinnedMaps
 from bpflinkd.kernel.mending import NEXT, Wanted
@@ -40,6 +42,7 @@ class LinkPins:
         """
         self.home = home
         self._aside = aside
+        self.kept = KeptPins(home, aside)
         self._maps: PinnedMaps | None = None
         self._staged_maps: PinnedMaps | None = None
 
@@ -95,8 +98,7 @@ class LinkPins:
 
     def maps(self) -> tuple[str, ...]:
         """Names of the maps that are pinned now."""
-        maps = self.home / _MAPS
-        return tuple(sorted(names.decode(pin) for pin in os.listdir(maps))) if maps.is_dir() else ()
+        return tuple(map(names.decode, mapdirs.names_in(self.home / _MAPS)))
 
     # Changing
 
@@ -118,7 +120,7 @@ class LinkPins:
             with program.opened_maps() as fds:
                 self._pin_maps(self.home / _MAPS, fds)
                 self._maps = PinnedMaps(program.fd, fds)
-        program.maps = tuple(self._maps.ids)
+        program.know(self._maps.ids)
 
     def stage_program(self, program: HeldProgram) -> None:
         """Pin a program that is to be the current one, with the maps that were loaded with it."""
@@ -127,9 +129,15 @@ class LinkPins:
         self._forget_staged()
         self._staged_maps = PinnedMaps(program.fd, program.map_fds)
         # Maps come and go with their program. The directory is staged even where it stays
-        # empty, if there is an older one that it must replace.
+        # empty, if there is an older one that it must replace; not where all of it goes on being used.
+        if self._maps is not None and self._maps.ids == self._staged_maps.ids:
+            return
         if program.map_fds or os.path.lexists(self.home / _MAPS):
             self._pin_maps(self.home / (NEXT + _MAPS), program.map_fds)
+
+    def keep(self, number: int, program: HeldProgram) -> None:
+        """Pin the current program, with its maps, as that of a generation before."""
+        self.kept.keep(number, program, self._maps)
 
     def promote(self) -> None:
         """Staged pins take the places of the current ones."""
@@ -137,8 +145,10 @@ class LinkPins:
         for pin in staged:
             target = self.home / pin.removeprefix(NEXT)
             if target.name == _MAPS:
-                self._clear([_MAPS], self._maps)
-            mending.move_here(self.home / pin, target, self._aside)
+                ours = self._maps.ids.values() if self._maps is not None else None
+                mapdirs.replace(target, self.home / pin, ours, self._aside)
+            else:
+                mending.move_here(self.home / pin, target, self._aside)
         if NEXT + _PROGRAM in staged:
             before, self._maps, self._staged_maps = self._maps, self._staged_maps, None
             if before is not None:
@@ -160,6 +170,7 @@ class LinkPins:
         with contextlib.suppress(FileNotFoundError):
             self.home.rename(home)
         self.home = home
+        self.kept = KeptPins(home, self._aside)
 
     def move_link(self, place: Path) -> None:
         """Move the bpf_link out of the directory, and the slot of a kprobe beside it."""
@@ -176,6 +187,7 @@ class LinkPins:
         elif found is not None:
             self._clear(_CURRENT, self._maps)
             self._clear(_STAGED, self._staged_maps)
+            self.kept.remove()
             for stranger in os.listdir(self.home):
                 mending.clear(self.home / stranger, self._aside)
             self.home.rmdir()
@@ -251,7 +263,7 @@ class LinkPins:
         for pin in self._there(pins):
             path = self.home / pin
             if pin.removeprefix(NEXT) == _MAPS:
-                mending.clear_maps(path, maps.ids.values() if maps is not None else None, self._aside)
+                mapdirs.clear(path, maps.ids.values() if maps is not None else None, self._aside)
             elif path.is_dir() and not path.is_symlink():
                 mending.clear(path, self._aside)
             else:

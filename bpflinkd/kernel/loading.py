@@ -8,20 +8,22 @@ import errno
 import os
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-from bpflinkd.core import attach_types
+from bpflinkd.core import attach_types, maps
 from bpflinkd.core.attach_types import AttachType, ProgramType
 from bpflinkd.core.errors import (
+    BadOption,
     BadProgram,
     BpflinkdError,
     NotSupported,
     VerifierRejected,
     WrongProgramType,
 )
+from bpflinkd.core.maps import MapShape, MapWishes
+from bpflinkd.kernel import btf, libbpf_objects, libbpf_said
 from bpflinkd.kernel import confined as confining
-from bpflinkd.kernel import libbpf_objects, libbpf_said
 from bpflinkd.kernel.confined import Confined
 
 _EM_BPF: Final = 247
@@ -51,6 +53,26 @@ class Loaded(NamedTuple):
     """All maps of the object by name, those of its data sections too."""
 
 
+class RunningMap(NamedTuple):
+    """A map that the running program uses."""
+
+    shape: MapShape
+    fd: int
+
+
+class Carry(NamedTuple):
+    """What the running program leaves to the one that replaces it."""
+
+    running: tuple[RunningMap, ...]
+    wishes: MapWishes
+
+    def kept(self, new: Iterable[MapShape]) -> dict[str, int]:
+        """The fds of the maps that a new program goes on using, by name. `IncompatibleMaps`, `BadOption`."""
+        fds = {each.shape.name: each.fd for each in self.running}
+        names = maps.carried([each.shape for each in self.running], new, self.wishes)
+        return {name: fds[running] for name, running in names.items()}
+
+
 def load(
     data: bytes,
     program: str | None,
@@ -59,6 +81,8 @@ def load(
     given: bool = False,
     ifindex: int = 0,
     confined: Confined | None = None,
+    constants: Mapping[str, str] | None = None,
+    carry: Carry | None = None,
 ) -> Loaded:
     """Load one program of an ELF object, with all maps of the object. Nothing is pinned or attached.
 
@@ -69,8 +93,12 @@ def load(
         given: the caller chose `attach_type`, so it overrides what the section says.
         ifindex: load it onto this device (offload); 0 for the host.
         confined: what it may be; None for whatever the kernel takes.
+        constants: values of global constants, by name, as text.
+        carry: what the program that it replaces leaves to it.
 
     Raises:
+        BadOption: there is no such constant or map, or the value does not fit.
+        IncompatibleMaps: a map that is to be carried over does not fit.
         BadProgram: the object cannot be read, or holds what it may not.
         WrongProgramType: its section says that it goes elsewhere.
         VerifierRejected: the kernel's verifier refused it.
@@ -92,6 +120,9 @@ def load(
             if confined is not None:
                 confining.check_opened(handle, chosen, attach_type, confined)
             prepare(handle, chosen, ifindex)
+            _set_constants(handle, constants or {})
+            if carry is not None:
+                _carry_over(handle, carry)
             load_prepared(handle, name, said)
             if confined is not None and not confined.kernel_memory:
                 # Only now calls are filled in and subprograms there. The program runs nowhere yet.
@@ -99,6 +130,35 @@ def load(
             return _received(handle, chosen, name, declared)
         finally:
             libbpf_objects.object_close(handle)
+
+
+def _set_constants(handle: int, values: Mapping[str, str]) -> None:
+    if not values:
+        return
+    known = btf.constants(libbpf_objects.object_btf(handle))
+    for name, text in values.items():
+        constant = btf.find(known, name)
+        value = btf.encode(name, constant, text)
+        home = next(
+            (m for m in libbpf_objects.maps(handle) if libbpf_objects.map_name(m).endswith(constant.section)),
+            None,
+        )
+        try:
+            if home is None:
+                raise OSError
+            libbpf_objects.map_write_initial_value(home, constant.offset, value)
+        except OSError:
+            raise BadOption(f"the constant {name!r} lies where the object has no data; set another") from None
+
+
+def _carry_over(handle: int, carry: Carry) -> None:
+    handles = {libbpf_objects.map_name(each): each for each in libbpf_objects.maps(handle)}
+    shapes = [
+        MapShape(name, *libbpf_objects.map_numbers(each), libbpf_objects.map_flags(each))
+        for name, each in handles.items()
+    ]
+    for name, fd in carry.kept(shapes).items():
+        libbpf_objects.map_reuse_fd(handles[name], fd)
 
 
 def _received(handle: int, chosen: int, name: str, declared: AttachType | None) -> Loaded:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from bpflinkd.core.errors import BadProgram, LimitExceeded
+from bpflinkd.core.maps import MapShape
 
 
 class MapLimits(NamedTuple):
@@ -15,17 +16,6 @@ class MapLimits(NamedTuple):
     maps: int
     memory: int
     """Bytes, all together."""
-
-
-class MapShape(NamedTuple):
-    """What a map is created with, in bytes and entries; see BPF_MAP_CREATE."""
-
-    name: str
-    type: int
-    """`enum bpf_map_type`."""
-    key_size: int
-    value_size: int
-    max_entries: int
 
 
 class _Type(NamedTuple):

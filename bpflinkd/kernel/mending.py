@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -102,24 +102,3 @@ def clear(path: Path, aside: Path) -> None:
     if stands is not None:
         place = standing.put_aside(path, stands, aside)
         log.warning("%s stood at %s and is not ours; it is %s", stands, path, place or "removed")
-
-
-def clear_maps(maps: Path, ours: Container[int] | None, aside: Path) -> None:
-    """Remove a directory of pinned maps; nothing there is no error.
-
-    Args:
-        ours: kernel ids; None where all are. Pins of other objects are moved aside.
-    """
-    stands = standing.look(maps)
-    if stands is None:
-        return
-    if stands.kind != "directory":
-        clear(maps, aside)
-        return
-    for name in os.listdir(maps):
-        found = standing.look(maps / name)
-        if found is not None and found.kind == "map" and (ours is None or found.id in ours):
-            (maps / name).unlink()
-        else:
-            clear(maps / name, aside)
-    maps.rmdir()

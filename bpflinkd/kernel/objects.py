@@ -11,9 +11,10 @@ from bpflinkd.core import attach_types
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.errors import BadProgram
 from bpflinkd.core.model import Confinement
-from bpflinkd.core.sources import BUILTINS, MAX_OBJECT, Builtin, StoredObject
+from bpflinkd.core.sources import BUILTINS, MAX_OBJECT, Builtin, Constants, StoredObject
 from bpflinkd.kernel import answers, files, helper, libbpf_objects, libbpf_said, loading
 from bpflinkd.kernel.helper import LOAD, Limits, Way
+from bpflinkd.kernel.loading import Carry
 from bpflinkd.kernel.program import HeldProgram
 
 _LONGEST_NAME: Final = 80
@@ -35,14 +36,24 @@ def load(
     *,
     given: bool = False,
     ifindex: int = 0,
+    constants: Constants = (),
+    carry: Carry | None = None,
 ) -> HeldProgram:
     """Load one program of an ELF object of root's here, with all maps of the object.
 
     Arguments and errors are those of `loading.load`.
     """
-    loaded = loading.load(data, program, attach_type, given=given, ifindex=ifindex)
+    loaded = loading.load(
+        data,
+        program,
+        attach_type,
+        given=given,
+        ifindex=ifindex,
+        constants=dict(constants),
+        carry=carry,
+    )
     with helper.closed_on_error([loaded.fd, *loaded.map_fds.values()]):
-        return _held(loaded.fd, loaded.name, data, loaded.declared, loaded.map_fds)
+        return _held(loaded.fd, loaded.name, data, loaded.declared, loaded.map_fds, constants)
 
 
 def load_confined(
@@ -52,6 +63,8 @@ def load_confined(
     confined: Confinement,
     *,
     given: bool = False,
+    constants: Constants = (),
+    carry: Carry | None = None,
     limits: Limits,
     compiler_socket: Path | None = None,
 ) -> HeldProgram:
@@ -68,7 +81,17 @@ def load_confined(
         BpflinkdError: as `loading.load`; a process that crashes on the object is `BadProgram`.
     """
     way = helper.way(compiler_socket)
-    return run_helper(way, data, program, attach_type, confined, given=given, limits=limits)
+    return run_helper(
+        way,
+        data,
+        program,
+        attach_type,
+        confined,
+        given=given,
+        constants=constants,
+        carry=carry,
+        limits=limits,
+    )
 
 
 def run_helper(
@@ -79,6 +102,8 @@ def run_helper(
     confined: Confinement,
     *,
     given: bool,
+    constants: Constants = (),
+    carry: Carry | None = None,
     limits: Limits,
 ) -> HeldProgram:
     """Have it loaded by whatever is there; tests give scripts of their own, and drop nothing."""
@@ -96,8 +121,9 @@ def run_helper(
         "perfmon": confined.kernel_memory,
         "maps": confined.maps,
         "map_memory": confined.memory,
+        "constants": dict(constants),
     }
-    answer = helper.ask(way, LOAD, request, data, limits)
+    answer = helper.ask(way, LOAD, request, data, limits, carry)
     with helper.closed_on_error(answer.fds):
         said = answers.said(answer, LOAD, limits)
         if said["kind"] != "loaded":
@@ -110,7 +136,7 @@ def run_helper(
             program_type=attach_type.program_type if attach_type else None,
             confined=confined,
         )
-        held = _held(came.fd, came.name, data, None, came.map_fds)
+        held = _held(came.fd, came.name, data, None, came.map_fds, constants)
         # The loader's word for what the program is to be attached as; `fits` asks the kernel.
         told = said.get("declared")
         held.declared = next(
@@ -120,9 +146,14 @@ def run_helper(
 
 
 def _held(
-    fd: int, name: str, data: bytes, declared: AttachType | None, map_fds: Mapping[str, int]
+    fd: int,
+    name: str,
+    data: bytes,
+    declared: AttachType | None,
+    map_fds: Mapping[str, int],
+    constants: Constants,
 ) -> HeldProgram:
-    source = StoredObject(sha256=hashlib.sha256(data).hexdigest(), program=name)
+    source = StoredObject(sha256=hashlib.sha256(data).hexdigest(), program=name, constants=constants)
     return HeldProgram(fd, source, declared=declared, image=data, map_fds=map_fds)
 
 

@@ -6,9 +6,11 @@ from typing import assert_never
 
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.errors import BadProgram, BadTarget, HookGone, NotSupported
+from bpflinkd.core.maps import AS_USUAL, MapWishes
 from bpflinkd.core.model import Confinement
 from bpflinkd.core.sources import (
     Builtin,
+    Constants,
     ObjectFile,
     ObjectImage,
     PinnedProgram,
@@ -22,9 +24,10 @@ from bpflinkd.core.sources import (
     WantedProgram,
 )
 from bpflinkd.core.targets import CgroupPlace, Target, WantedTarget, XdpMode, XdpTarget
+from bpflinkd.kernel import carrying, objects, program, xdp
 from bpflinkd.kernel import compile as compiler
-from bpflinkd.kernel import objects, program, xdp
 from bpflinkd.kernel.helper import Limits
+from bpflinkd.kernel.loading import Carry
 from bpflinkd.kernel.program import HeldProgram
 
 
@@ -47,19 +50,28 @@ class ProgramOpener:
         *,
         given: bool = False,
         confined: Confinement | None = None,
+        replaces: HeldProgram | None = None,
+        wishes: MapWishes = AS_USUAL,
     ) -> HeldProgram:
         """Load or find a program; see `core.ports.Kernel.open_program`."""
         sealed = confined is not None
         match wanted:
-            case ObjectFile(fd=fd, program=name):
+            case ObjectFile(fd=fd, program=name, constants=constants):
                 data = objects.read_object(fd, sealed=sealed)
-                return self._load(data, name, target, confined, given=given)
-            case ObjectImage(data=data, program=name):
-                return self._load(data, name, target, confined, given=given)
+                with carrying.opened(replaces, wishes) as carry:
+                    return self._load(data, name, target, confined, constants, carry, given=given)
+            case ObjectImage(data=data, program=name, constants=constants):
+                with carrying.opened(replaces, wishes) as carry:
+                    return self._load(data, name, target, confined, constants, carry, given=given)
             case SourceFile(fd=fd, program=name):
-                return self._compile(compiler.read_source(fd, sealed=sealed), name, target, confined)
+                text = compiler.read_source(fd, sealed=sealed)
+                with carrying.opened(replaces, wishes) as carry:
+                    return self._compile(text, name, target, confined, carry)
             case SourceText(data=data, program=name):
-                return self._compile(data, name, target, confined)
+                with carrying.opened(replaces, wishes) as carry:
+                    return self._compile(data, name, target, confined, carry)
+        carrying.refuse_choices(wishes, str(wanted))
+        match wanted:
             case PinnedProgram(path=path):
                 assert confined is None
                 return program.from_pin(path, wanted)
@@ -85,12 +97,16 @@ class ProgramOpener:
         name: str | None,
         target: WantedTarget,
         confined: Confinement | None,
+        constants: Constants,
+        carry: Carry | None,
         *,
         given: bool,
     ) -> HeldProgram:
         attach_type, ifindex = _attach_type(target), _device(target)
         if confined is None:
-            return objects.load(image, name, attach_type, given=given, ifindex=ifindex)
+            return objects.load(
+                image, name, attach_type, given=given, ifindex=ifindex, constants=constants, carry=carry
+            )
         if ifindex:
             raise NotSupported(
                 f"a program for {target} would be loaded onto the device, which only root's can be; "
@@ -102,12 +118,19 @@ class ProgramOpener:
             attach_type,
             confined,
             given=given,
+            constants=constants,
+            carry=carry,
             limits=self._limits,
             compiler_socket=self._compiler_socket,
         )
 
     def _compile(
-        self, source: bytes, name: str | None, target: WantedTarget, confined: Confinement | None
+        self,
+        source: bytes,
+        name: str | None,
+        target: WantedTarget,
+        confined: Confinement | None,
+        carry: Carry | None,
     ) -> HeldProgram:
         attach_type = _attach_type(target)
         if attach_type is None:
@@ -118,20 +141,29 @@ class ProgramOpener:
             name,
             attach_type,
             confined=confined,
+            carry=carry,
             limits=self._limits,
             compiler_socket=self._compiler_socket,
         )
 
     def reload(
-        self, source: Source, image: bytes | None, target: Target, confined: Confinement | None = None
+        self,
+        source: Source,
+        image: bytes | None,
+        target: Target,
+        confined: Confinement | None = None,
+        replaces: HeldProgram | None = None,
+        wishes: MapWishes = AS_USUAL,
     ) -> HeldProgram:
         """Load a program again; see `core.ports.Kernel.reload_program`."""
         attach_type = _attach_type(target)
         match source:
-            case StoredObject(program=name) if image is not None:
-                return self._load(image, name, target, confined, given=True)
+            case StoredObject(program=name, constants=constants) if image is not None:
+                with carrying.opened(replaces, wishes) as carry:
+                    return self._load(image, name, target, confined, constants, carry, given=True)
             case StoredSource(program=name) if image is not None:
-                return self._compile(image, name, target, confined)
+                with carrying.opened(replaces, wishes) as carry:
+                    return self._compile(image, name, target, confined, carry)
             case Builtin() if attach_type is not None:
                 return objects.load_builtin(source, attach_type)
             case PinnedProgram(path=path):

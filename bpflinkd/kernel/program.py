@@ -37,9 +37,13 @@ class HeldProgram:
         self.source: Source = source
         self.declared = declared
         self.image = image
-        self.map_fds: dict[str, int] = dict(map_fds or {})
-        """Open fds of the maps that were created with it, until they are pinned."""
-        self.maps: tuple[str, ...] = tuple(self.map_fds) or map_names
+        self.map_fds: dict[str, int] = {}
+        """Open fds of the maps that it came with, until they are pinned."""
+        self.map_ids: dict[str, int] = {}
+        """Kernel ids of its maps by name, as far as we know them."""
+        self.maps = map_names
+        if map_fds:
+            self.take_maps(map_fds)
 
     def fits(self, attach_type: AttachType) -> bool:
         """Try the attach with a bad cgroup fd: the kernel checks the program first.
@@ -73,6 +77,16 @@ class HeldProgram:
         finally:
             for fd in found.values():
                 os.close(fd)
+
+    def take_maps(self, map_fds: Mapping[str, int]) -> None:
+        """These are its maps; the fds are ours from now on, until it is pinned."""
+        self.map_fds = dict(map_fds)
+        self.know({name: info.map_info(fd).id for name, fd in map_fds.items()})
+
+    def know(self, map_ids: Mapping[str, int]) -> None:
+        """Take note of all its maps."""
+        self.map_ids = dict(map_ids)
+        self.maps = tuple(map_ids)
 
     def settle(self) -> None:
         """Drop what was needed only until it was stored and pinned; the program holds its maps."""

@@ -78,7 +78,7 @@ def open_program(pin: Path, maps: Path, source: Source, aside: Path, *, whole: b
     except OSError as error:
         program.close()
         raise KernelRefused(f"the maps pinned in {maps} cannot be opened: {error}") from None
-    program.maps = tuple(found.ids)
+    program.know(found.ids)
     return Reopened(program, found)
 
 

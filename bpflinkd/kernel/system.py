@@ -8,6 +8,7 @@ from typing import assert_never, cast
 from bpflinkd.core import attach_types
 from bpflinkd.core.errors import HookBusy, HookGone, NotSupported
 from bpflinkd.core.ids import LinkId, ProgId
+from bpflinkd.core.maps import AS_USUAL, MapWishes
 from bpflinkd.core.model import Confinement, Feature, Foreign, LinkFacts, Occupant, ProgramInfo
 from bpflinkd.core.patterns import Interface
 from bpflinkd.core.ports import FoundLink, Link, Program, TakenOver
@@ -70,16 +71,28 @@ class LinuxKernel:
         *,
         given: bool = False,
         confined: Confinement | None = None,
+        replaces: Program | None = None,
+        wishes: MapWishes = AS_USUAL,
     ) -> HeldProgram:
-        return self._programs.open(wanted, target, given=given, confined=confined)
+        before = cast(HeldProgram | None, replaces)
+        return self._programs.open(
+            wanted, target, given=given, confined=confined, replaces=before, wishes=wishes
+        )
 
     def hold_program(self, prog_id: ProgId, source: Source, maps: tuple[str, ...] = ()) -> HeldProgram:
         return program.from_id(prog_id, source, maps)
 
     def reload_program(
-        self, source: Source, image: bytes | None, target: Target, confined: Confinement | None = None
+        self,
+        source: Source,
+        image: bytes | None,
+        target: Target,
+        confined: Confinement | None = None,
+        replaces: Program | None = None,
+        wishes: MapWishes = AS_USUAL,
     ) -> HeldProgram:
-        return self._programs.reload(source, image, target, confined)
+        before = cast(HeldProgram | None, replaces)
+        return self._programs.reload(source, image, target, confined, before, wishes)
 
     # Hooks
 

@@ -14,11 +14,13 @@ from bpflinkd.core.model import (
     Hold,
     Lifetime,
     Origin,
+    Outcome,
     Policy,
     ProgramInfo,
     Record,
     State,
     Told,
+    Trial,
 )
 from bpflinkd.core.sources import (
     Builtin,
@@ -77,8 +79,9 @@ def target_of(text: str) -> Target:
 def source_text(source: Source) -> str:
     """A source, as the column `source` has it."""
     match source:
-        case StoredObject(sha256=sha256, program=program):
-            return json.dumps({"object": sha256, "program": program})
+        case StoredObject(sha256=sha256, program=program, constants=constants):
+            told = {"constants": dict(constants)} if constants else {}
+            return json.dumps({"object": sha256, "program": program, **told})
         case StoredSource(sha256=sha256, program=program):
             return json.dumps({"source": sha256, "program": program})
         case PinnedProgram(path=path):
@@ -94,6 +97,8 @@ def source_text(source: Source) -> str:
 def source_of(text: str) -> Source:
     """Back. `StorageFailed` where it cannot be read."""
     match json.loads(text):
+        case {"object": sha256, "program": program, "constants": dict(constants)}:
+            return StoredObject(sha256=sha256, program=program, constants=tuple(constants.items()))
         case {"object": sha256, "program": program}:
             return StoredObject(sha256=sha256, program=program)
         case {"source": sha256, "program": program}:
@@ -209,10 +214,23 @@ def hold_of(text: str | None) -> Hold | None:
     )
 
 
+def trial_text(trial: Trial | None) -> str | None:
+    """Until when a generation may be confirmed, as the column `trial` has it."""
+    return json.dumps(asdict(trial)) if trial is not None else None
+
+
 def generation(
-    number: int, program: str, source: str, since: int, actor: str, confinement: str | None, message: str
+    number: int,
+    program: str,
+    source: str,
+    since: int,
+    actor: str,
+    confinement: str | None,
+    message: str,
+    again: int,
+    outcome: str | None,
 ) -> Generation:
-    """From the columns number, program, source, since, actor, confinement, message."""
+    """From the columns number, program, source, since, actor, confinement, message, again, outcome."""
     return Generation(
         number=number,
         program=ProgramInfo(**json.loads(program)),
@@ -221,6 +239,8 @@ def generation(
         by=Actor(**json.loads(actor)),
         confinement=Confinement(**json.loads(confinement)) if confinement else None,
         message=message,
+        of=again,
+        outcome=Outcome(outcome) if outcome else None,
     )
 
 
@@ -233,8 +253,9 @@ def record(row: Any, *, hook: str | None) -> Record:
         policy=Policy(row[3]),
         lifetime=Lifetime(row[4]),
         created=UnixMicros(row[5]),
-        generation=generation(*row[9:14], *row[19:21]),
+        generation=generation(*row[9:14], *row[19:21], *row[24:26]),
         hook=hook_of(hook),
         origin=Origin(file=row[15], template=row[16], program=row[17]),
         hold=hold_of(row[21]),
+        trial=Trial(**json.loads(row[26])) if row[26] else None,
     )

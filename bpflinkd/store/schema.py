@@ -1,14 +1,17 @@
 """The database: its tables, and how it comes to have them.
 
-Schema 4:
+Schema 5:
     link        a row a link; `generation` is the current number, 0 while the first is not completed;
                 `file`, `template` and `declared` are its origin, empty where a caller made it; `was`
                 is its name before, until its pins have followed; `hold` is the connection that it lives
                 with, `fallback` the sha256 of what comes after that, where it is a file; `link_id` is the
-                kernel's number of our bpf_link, `told` what was last told of a state that is not `active`
-    generation  the last KEPT of each link; a number above the link's is the intent
+                kernel's number of our bpf_link, `told` what was last told of a state that is not `active`,
+                `trial` until when the present generation may be confirmed
+    generation  the last of each link, as many as are kept; a number above the link's is the intent; `again`
+                is the generation that it brought back, `outcome` how it ended
     object      ELF objects and C sources by sha256, as long as a generation refers to them
     boot        one row: the boot of the kernel in which all this was last used
+Schema 4 did not know trials, outcomes and rollbacks.
 Schema 3 did not know the kernel's number of a bpf_link, nor what was told.
 Schema 2 knew owners and who made a generation as uids only.
 Schema 1 had no origin, no name before and no boot.
@@ -23,7 +26,7 @@ from typing import Final
 
 from bpflinkd.core.errors import StorageFailed
 
-VERSION: Final = 4
+VERSION: Final = 5
 APPLICATION_ID: Final = 0x62706C64  # "bpld"
 
 _SCHEMA: Final = """
@@ -44,7 +47,8 @@ CREATE TABLE link (
     hold       TEXT,
     fallback   TEXT,
     link_id    INTEGER,
-    told       TEXT
+    told       TEXT,
+    trial      TEXT
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE generation (
     link        TEXT NOT NULL REFERENCES link(name) ON DELETE CASCADE,
@@ -57,6 +61,8 @@ CREATE TABLE generation (
     actor       TEXT NOT NULL,
     confinement TEXT,
     message     TEXT NOT NULL DEFAULT '',
+    again       INTEGER NOT NULL DEFAULT 0,
+    outcome     TEXT,
     PRIMARY KEY (link, number)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX generation_by_object ON generation(sha256) WHERE sha256 IS NOT NULL;
@@ -89,6 +95,11 @@ ALTER TABLE generation ADD COLUMN message TEXT NOT NULL DEFAULT '';
     3: """
 ALTER TABLE link ADD COLUMN link_id INTEGER;
 ALTER TABLE link ADD COLUMN told TEXT;
+""",
+    4: """
+ALTER TABLE link ADD COLUMN trial TEXT;
+ALTER TABLE generation ADD COLUMN again INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE generation ADD COLUMN outcome TEXT;
 """,
 }
 """From each released schema to the next."""

@@ -16,14 +16,14 @@ from typing import Any, Final
 
 from bpflinkd.core.errors import StorageFailed
 from bpflinkd.core.ids import LinkId
-from bpflinkd.core.model import Generation, Lifetime, Record, Told
+from bpflinkd.core.model import Generation, Lifetime, Outcome, Record, Told
 from bpflinkd.core.ports import Stored
 from bpflinkd.core.sources import StoredObject, StoredSource
 from bpflinkd.store import forms, schema
 
 FILE_NAME: Final = "bpflinkd.sqlite"
 KEPT: Final = 16
-"""Generations of a link that are kept."""
+"""Generations of a link that are kept, where nobody says otherwise."""
 _ENDS_AT_BOOT: Final = (
     "SELECT name FROM link WHERE lifetime = ? OR (lifetime = ? AND json_extract(hold, '$.fallback') IS NULL)"
 )
@@ -34,14 +34,18 @@ log = logging.getLogger(__name__)
 class SqliteStore:
     """The one process that uses the state directory; used from one thread at a time."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, kept: int = KEPT) -> None:
         """Open or create the database.
+
+        Args:
+            kept: how many generations of a link are kept, the present one among them.
 
         Raises:
             StorageFailed: the directory is in use or not writable, or the database is damaged, not
                 ours, or of a newer release. Nothing is changed then.
         """
         self.path = directory / FILE_NAME
+        self.kept = kept
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -70,7 +74,8 @@ class SqliteStore:
         rows = self._read(
             "SELECT l.name, l.target, l.owner, l.policy, l.lifetime, l.created, l.hook, l.ending,"
             " l.generation, g.number, g.program, g.source, g.since, g.actor, g.hook,"
-            " l.file, l.template, l.declared, l.was, g.confinement, g.message, l.hold, l.link_id, l.told"
+            " l.file, l.template, l.declared, l.was, g.confinement, g.message, l.hold, l.link_id, l.told,"
+            " g.again, g.outcome, l.trial"
             " FROM link l JOIN generation g ON g.link = l.name AND g.number >= l.generation"
             " ORDER BY l.created, l.name, g.number"
         )
@@ -96,8 +101,8 @@ class SqliteStore:
 
     def history(self, name: str) -> tuple[Generation, ...]:
         rows = self._read(
-            "SELECT number, program, source, since, actor, confinement, message FROM generation"
-            " WHERE link = ? ORDER BY number",
+            "SELECT number, program, source, since, actor, confinement, message, again, outcome"
+            " FROM generation WHERE link = ? ORDER BY number",
             name,
         )
         return tuple(forms.generation(*row) for row in rows)
@@ -159,7 +164,7 @@ class SqliteStore:
                 if digest is not None and data is not None:
                     db.execute("INSERT OR IGNORE INTO object VALUES (?, ?)", (digest, data))
             db.execute(
-                "INSERT OR REPLACE INTO generation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO generation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
                 (
                     record.name,
                     generation.number,
@@ -171,6 +176,7 @@ class SqliteStore:
                     forms.actor_text(generation.by),
                     forms.confinement_text(generation.confinement),
                     generation.message,
+                    generation.of,
                 ),
             )
 
@@ -184,24 +190,30 @@ class SqliteStore:
             db.execute("DELETE FROM link WHERE name = ? AND generation = 0", (name,))
             self._drop_unused_objects(db)
 
-    def commit(self, record: Record, link_id: LinkId | None) -> None:
+    def commit(self, record: Record, link_id: LinkId | None, left: Outcome | None = None) -> None:
         number = record.generation.number
         with self._transaction(durable=True) as db:
             db.execute(
-                "UPDATE link SET generation = ?, hook = ?, link_id = ?, file = ?, template = ?, declared = ?"
-                " WHERE name = ?",
+                "UPDATE link SET generation = ?, hook = ?, link_id = ?, trial = ?, file = ?, template = ?,"
+                " declared = ? WHERE name = ?",
                 (
                     number,
                     forms.hook_text(record.hook),
                     link_id,
+                    forms.trial_text(record.trial),
                     *forms.origin_columns(record.origin),
                     record.name,
                 ),
             )
-            if number > KEPT:
+            if left is not None:
+                db.execute(
+                    "UPDATE generation SET outcome = ? WHERE link = ? AND number = ?",
+                    (left, record.name, number - 1),
+                )
+            if number > self.kept:
                 dropped = db.execute(
                     "DELETE FROM generation WHERE link = ? AND number <= ? RETURNING sha256",
-                    (record.name, number - KEPT),
+                    (record.name, number - self.kept),
                 ).fetchall()
                 if any(sha256 for (sha256,) in dropped):
                     self._drop_unused_objects(db)
@@ -210,13 +222,14 @@ class SqliteStore:
         with self._transaction(durable=True) as db:
             db.execute(
                 "UPDATE link SET owner = ?, policy = ?, lifetime = ?, file = ?, template = ?,"
-                " declared = ?, hold = ?, fallback = ? WHERE name = ?",
+                " declared = ?, hold = ?, fallback = ?, trial = ? WHERE name = ?",
                 (
                     str(record.owner),
                     record.policy,
                     record.lifetime,
                     *forms.origin_columns(record.origin),
                     *forms.hold_columns(record.hold),
+                    forms.trial_text(record.trial),
                     record.name,
                 ),
             )

@@ -21,12 +21,12 @@ from bpflinkd.core.errors import (
     VerifierRejected,
     WrongProgramType,
 )
+from bpflinkd.core.maps import MapShape
 from bpflinkd.core.model import Confinement
 from bpflinkd.core.sources import ObjectFile, ObjectImage, ProgramFd, StoredObject
 from bpflinkd.core.targets import CgroupPlace, CgroupTarget, XdpMode, XdpTarget
 from bpflinkd.kernel import archive, helper, info, libbpf_calls, libbpf_maps, libbpf_objects, maps, objects
 from bpflinkd.kernel.helper import MAX_LOG, Limits, Spawned
-from bpflinkd.kernel.maps import MapShape
 from bpflinkd.kernel.program import HeldProgram
 from bpflinkd.kernel.system import LinuxKernel
 from tests.lab.compiled import compile_c, program

@@ -31,6 +31,7 @@ from bpflinkd.kernel.bpffs import PinDirectory
 from bpflinkd.kernel.system import LinuxKernel
 from bpflinkd.store.sqlite import SqliteStore
 from bpflinkd.systemd import FdStore
+from bpflinkd.trials import uptime
 from tests.lab import World
 from tests.lab.as_user import memfd
 from tests.lab.compiled import program
@@ -55,6 +56,7 @@ def manager(world: World, place: str) -> Iterator[Manager]:
         lambda _news: None,
         lambda: UnixMicros(time.time_ns() // 1000),
         lambda: Micros(time.monotonic_ns() // 1000),
+        uptime,
         receiver,
         sentinel.off(world.bpffs / "bpflinkd"),
     )
@@ -79,7 +81,7 @@ def attach(place: str, fd: int, *, target: WantedTarget | None = None) -> Attach
 
 
 def loaded(manager: Manager, request: AttachRequest | ReplaceRequest, checked: Checked) -> Loaded:
-    return Loaded(manager.load(request.program, checked), checked.confined)
+    return Loaded(manager.replacing.load(request.program, checked), checked.confined, checked.replaces)
 
 
 @pytest.fixture
@@ -144,10 +146,10 @@ def test_the_link_was_transferred_while_the_program_was_loaded(
     request = ReplaceRequest(
         caller=ALICE_MAY, name="edge", program=ObjectFile(fd=image, program="egress_count")
     )
-    ready = loaded(manager, request, manager.check_replace(request))
+    ready = loaded(manager, request, manager.replacing.check(request))
     manager.ownership.transfer(TransferRequest(caller=ROOT, name="edge", owner=BOB.user, force=True))
     with pytest.raises(NotOwner, match=f"owned by uid {BOB.uid}"):
-        manager.replace(request, ready)
+        manager.replacing.replace(request, ready)
     (view,) = manager.views()
     assert view.record.generation.number == 1
 
@@ -159,12 +161,12 @@ def test_the_link_was_replaced_by_another_of_its_name_while_the_program_was_load
     request = ReplaceRequest(
         caller=ALICE_MAY, name="edge", program=ObjectFile(fd=image, program="egress_count")
     )
-    ready = loaded(manager, request, manager.check_replace(request))
+    ready = loaded(manager, request, manager.replacing.check(request))
     manager.detach(DetachRequest(caller=ALICE_MAY, name="edge"))
     other = CgroupTarget(path=place, attach_type=INGRESS)
     manager.attach(AttachRequest(caller=ROOT, name="edge", target=other, program=PASS))
     with pytest.raises(NotOwner):
-        manager.replace(request, ready)
+        manager.replacing.replace(request, ready)
 
 
 def test_polkit_said_yes_to_the_owner_of_before(manager: Manager, place: str) -> None:

@@ -10,10 +10,10 @@ PROGRAMS = Path(__file__).parents[1] / "programs"
 _INCLUDE = f"-I/usr/include/{sysconfig.get_config_var('MULTIARCH') or ''}"
 
 
-def compile_c(source: Path, output: Path, *, target: str = "bpf") -> Path:
+def compile_c(source: Path, output: Path, *flags: str, target: str = "bpf") -> Path:
     """Compile one file with clang."""
     subprocess.run(
-        ["clang", "-O2", "-g", "-target", target, _INCLUDE, "-c", str(source), "-o", str(output)],
+        ["clang", "-O2", "-g", "-target", target, _INCLUDE, *flags, "-c", str(source), "-o", str(output)],
         check=True,
     )
     return output
@@ -25,11 +25,11 @@ def _directory() -> tempfile.TemporaryDirectory[str]:
 
 
 @functools.cache
-def object_of(source: Path) -> Path:
+def object_of(source: Path, *flags: str) -> Path:
     """The object of one file."""
-    return compile_c(source, Path(tempfile.mkdtemp(dir=_directory().name)) / f"{source.stem}.o")
+    return compile_c(source, Path(tempfile.mkdtemp(dir=_directory().name)) / f"{source.stem}.o", *flags)
 
 
-def program(name: str) -> Path:
-    """The object of `tests/programs/NAME.bpf.c`."""
-    return object_of(PROGRAMS / f"{name}.bpf.c")
+def program(name: str, **macros: object) -> Path:
+    """The object of `tests/programs/NAME.bpf.c`, compiled with these macros."""
+    return object_of(PROGRAMS / f"{name}.bpf.c", *(f"-D{key}={value}" for key, value in macros.items()))

@@ -176,13 +176,34 @@ class Daemon:
             words = {key: GLib.Variant("s", value) for key, value in target.items()}
             return str(self.call("Attach", "(sa{sv}a{sv}a{sv})", (name, words, wanted, options), fds=fds))
 
-    def replace(self, name: str, program: "Source", expect: int | None = None, *, force: bool = False) -> int:
+    def replace(
+        self,
+        name: str,
+        program: "Source",
+        expect: int | None = None,
+        *,
+        force: bool = False,
+        **options: GLib.Variant,
+    ) -> int:
         """Replace; returns the generation."""
-        options = {} if expect is None else {"expect": GLib.Variant("t", expect)}
+        if expect is not None:
+            options["expect"] = GLib.Variant("t", expect)
         if force:
             options["force"] = GLib.Variant("b", True)
         with program as (wanted, fds):
             return int(self.call("Replace", "(sa{sv}a{sv})", (name, wanted, options), fds=fds))
+
+    def rollback(self, name: str, generation: int = 0) -> int:
+        """Rollback; returns the generation."""
+        return int(self.call("Rollback", "(st)", (name, generation)))
+
+    def confirm(self, name: str) -> None:
+        """Confirm."""
+        self.call("Confirm", "(s)", (name,))
+
+    def history(self, name: str) -> list[dict[str, Any]]:
+        """History."""
+        return [readable(each) for each in self.call("History", "(s)", (name,))]
 
     def detach(self, name: str, *, force: bool = False) -> None:
         """Detach."""
@@ -233,11 +254,13 @@ def readable(properties: dict[str, Any]) -> dict[str, Any]:
     for key in {"Program", "program"} & set(made):
         made[key] = dict(zip(("id", "name", "tag", "type"), made[key], strict=True))
     for key in {"Running", "by"} & set(made):
-        made[key] = readable(made[key])
+        if isinstance(made[key], dict):
+            made[key] = readable(made[key])
     if "Kprobe" in made:
         made |= zip(("Cookie", "Missed", "Suppressed"), made.pop("Kprobe"), strict=True)
-    for key in {"By"} & set(made):
-        made[key] = dict(zip(("uid", "pid", "unit", "exe"), made[key], strict=True))
+    for key in {"By", "by"} & set(made):
+        if isinstance(made[key], tuple):
+            made[key] = dict(zip(("uid", "pid", "unit", "exe"), made[key], strict=True))
     if "Hook" in made:
         made["Hook"] = {made["Hook"][0]: made["Hook"][1]}
     if "processes" in made:
@@ -253,7 +276,7 @@ class Source:
         self._fd = -1
 
     def __enter__(self) -> tuple[dict[str, GLib.Variant], list[int]]:
-        types = {"name": "s", "pin": "s", "id": "u", "builtin": "s"}
+        types = {"name": "s", "pin": "s", "id": "u", "builtin": "s", "constants": "a{ss}", "generation": "t"}
         wanted = {key: GLib.Variant(types[key], value) for key, value in self._words.items() if key in types}
         fds = []
         for kind in {"object", "source"} & set(self._words):
@@ -271,9 +294,12 @@ class Source:
             self._fd = -1
 
 
-def elf(path: Path, name: str | None = None) -> Source:
+def elf(path: Path, name: str | None = None, **constants: str) -> Source:
     """An ELF object file."""
-    return Source(object=str(path)) if name is None else Source(object=str(path), name=name)
+    words: dict[str, Any] = {} if name is None else {"name": name}
+    if constants:
+        words["constants"] = constants
+    return Source(object=str(path), **words)
 
 
 def pinned(path: Path) -> Source:

@@ -13,5 +13,8 @@ def after_reboot(daemon: Daemon) -> None:
     state = sqlite3.connect(daemon.state_dir / "bpflinkd.sqlite")
     with state:
         state.execute("UPDATE boot SET id = 'an earlier boot'")
+        state.execute(
+            "UPDATE link SET trial = json_set(trial, '$.boot', 'an earlier boot') WHERE trial NOT NULL"
+        )
     state.close()
     daemon.start()

@@ -38,6 +38,7 @@ LINK = {
             "fallback": GLib.Variant("(ss)", ("builtin", "pass")),
         },
     ),
+    "Trial": ("a{sv}", {}),
     "By": ("(uuss)", (0, 4321, "loader.service", "/usr/bin/loader")),
     "Message": ("s", "the hook was empty for 3 ms"),
     "Origin": ("(ss)", ("/etc/bpflinkd/links.d/a.toml", "slices")),

@@ -80,6 +80,7 @@ class Diary:
     """Stands in for kernel, pins and store at once: writes down each call, fails where told."""
 
     fail_at: str = ""
+    kept: int = 16
     calls: list[str] = field(default_factory=list)
 
     def __getattr__(self, name: str) -> Any:

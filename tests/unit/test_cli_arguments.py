@@ -27,7 +27,7 @@ from bpflinkd.core.events import ChangeKind
 
 NOW = 1_700_000_000.0
 
-NOTHING = SourceOptions(None, None, None, None, None, None, None)
+NOTHING = SourceOptions(None, None, None, None, None, None, None, ())
 
 
 @pytest.mark.parametrize(

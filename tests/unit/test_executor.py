@@ -6,9 +6,9 @@ from bpflinkd.core import plan
 from bpflinkd.core.callers import Caller
 from bpflinkd.core.errors import BpflinkdError
 from bpflinkd.core.executor import Executor, Held
-from bpflinkd.core.model import Status
+from bpflinkd.core.model import Outcome, Status
 from bpflinkd.core.requests import AttachRequest
-from tests.unit.fakes import ETH0, HOOK, NOW, Diary, FakeLink, FakeProgram, info, record
+from tests.unit.fakes import ETH0, HOOK, NOW, Diary, FakeLink, FakeProgram, record
 
 ATTACH = ["intend", "stage_program", "create_link", "stage_link", "commit"]
 UNDO = ["detach", "unstage_link", "discard_staged", "forget_intent"]
@@ -33,7 +33,7 @@ def attach_with(diary: Diary) -> Held:
 def replace_with(diary: Diary) -> Held:
     old, new, link = FakeProgram(number=1), FakeProgram(number=2), FakeLink()
     status = Status(link=link.facts(), hook=HOOK)
-    _, actions = plan.swap(record(2, 2), status, new, info(1))
+    _, actions = plan.swap(record(2, 2), status, new, old.info, old, Outcome.REPLACED)
     return executor(diary).run(actions, ETH0, Held(link=link, program=old))
 
 
@@ -75,12 +75,15 @@ def test_attach_that_fails_is_undone(fail_at: str, calls: list[str]) -> None:
     [
         pytest.param(
             "swap",
-            ["intend", "stage_program", "swap", "discard_staged", "forget_intent"],
+            ["intend", "keep", "stage_program", "swap", "discard_staged", "drop_kept", "forget_intent"],
             id="the swap itself",
         ),
         pytest.param(
             "commit",
-            ["intend", "stage_program", "swap", "commit", "swap", "discard_staged", "forget_intent"],
+            [
+                *("intend", "keep", "stage_program", "swap", "commit"),
+                *("swap", "discard_staged", "drop_kept", "forget_intent"),
+            ],
             id="recording it: swapped back",
         ),
     ],
@@ -95,7 +98,7 @@ def test_replace_that_fails_is_undone(fail_at: str, calls: list[str]) -> None:
 def test_after_the_point_of_no_return_a_failure_is_left_to_the_next_start() -> None:
     diary = Diary("promote")
     held = replace_with(diary)
-    assert diary.calls == ["intend", "stage_program", "swap", "commit", "promote"]
+    assert diary.calls == ["intend", "keep", "stage_program", "swap", "commit", "promote"]
     assert held.program is not None
     assert held.program.info.id == 2
 

@@ -27,12 +27,13 @@ from bpflinkd.core.errors import (
     NotSupported,
     VerifierRejected,
 )
+from bpflinkd.core.maps import MapShape
 from bpflinkd.core.model import Confinement
 from bpflinkd.core.sources import MAX_OBJECT
 from bpflinkd.kernel import archive, confined, maps, objects
 from bpflinkd.kernel import compile as compiling
 from bpflinkd.kernel.helper import Limits, Spawned, Way
-from bpflinkd.kernel.maps import MapLimits, MapShape
+from bpflinkd.kernel.maps import MapLimits
 from tests.lab.leftovers import nothing_left
 from tests.unit.test_compile import ENDING, PROLOGUE, listening
 
@@ -377,7 +378,7 @@ def test_it_is_asked_to_give_up_what_the_grant_does_not_give() -> None:
         run("answer({'kind': 'internal', 'text': json.dumps(request), 'log': [0, 0]})")
     assert str(caught.value).endswith(
         '{"do": "load", "program": null, "type": 6, "attach_type": 37, "given": false, "perfmon": false, '
-        '"maps": 4, "map_memory": 1048576, "memory": 268435456, "seconds": 20}'
+        '"maps": 4, "map_memory": 1048576, "constants": {}, "memory": 268435456, "seconds": 20}'
     )
 
 

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from bpflinkd.core.errors import (
     WrongProgramType,
 )
 from bpflinkd.core.ids import LinkId, ProgId
-from bpflinkd.core.model import LinkFacts, Occupant, Status
+from bpflinkd.core.model import LinkFacts, Occupant, Outcome, Record, Status
 from bpflinkd.core.requests import AttachRequest, ReplaceRequest
 from bpflinkd.core.targets import CgroupPlace, CgroupTarget
 from tests.unit.fakes import ETH0, HOOK, NOW, OTHER_HOOK, FakeProgram, info, record
@@ -92,6 +92,11 @@ def refuse_stale() -> None:
     plan.check_expected(record(3), 2)
 
 
+def swap(status: Status) -> tuple[Record, Sequence[object]]:
+    running = FakeProgram(number=1)
+    return plan.swap(record(2, 2), status, FakeProgram(number=2), running.info, running, Outcome.REPLACED)
+
+
 def refuse_gone() -> None:
     plan.check_target_there(ETH0, None, wait=False)
 
@@ -106,12 +111,12 @@ def refuse_own() -> None:
 
 def refuse_tampered() -> None:
     link = LinkFacts(id=LinkId(1), prog_id=ProgId(66), hook=HOOK)
-    plan.swap(record(2, 2), Status(link=link, hook=HOOK), FakeProgram(number=2), info(1))
+    swap(Status(link=link, hook=HOOK))
 
 
 def refuse_displaced() -> None:
     status = Status(link=None, hook=HOOK, occupant=STRANGER)
-    plan.swap(record(2, 2), status, FakeProgram(number=2), info(1))
+    swap(status)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +189,7 @@ def test_attach(hook: Any, expected: list[type]) -> None:
     ],
 )
 def test_swap(status: Status, expected: list[type], hook: object) -> None:
-    after, actions = plan.swap(record(2, 2), status, FakeProgram(number=2), info(1))
+    after, actions = swap(status)
     assert kinds(actions) == expected
     assert after.hook == hook
     intents = [action.record for action in actions if isinstance(action, SaveIntent)]

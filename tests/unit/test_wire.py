@@ -10,6 +10,7 @@ from bpflinkd.core import requests
 from bpflinkd.core.callers import Owner, Unit, User
 from bpflinkd.core.errors import BadOption, BadProgram, BadTarget, BpflinkdError
 from bpflinkd.core.ids import Micros, ProgId
+from bpflinkd.core.maps import AS_USUAL, MapChoice, MapWishes
 from bpflinkd.core.model import Lifetime, Policy
 from bpflinkd.core.requests import HeldBy
 from bpflinkd.core.sources import Builtin, ObjectFile, PinnedProgram, ProgramById, ProgramFd, SourceFile
@@ -22,6 +23,7 @@ from bpflinkd.core.targets import (
     XdpTarget,
 )
 from bpflinkd.dbus import parse
+from bpflinkd.dbus.parse import ReplaceOptions
 
 # What GLib.Variant.unpack() can make of a value in an a{sv}.
 VALUES = st.recursive(
@@ -133,8 +135,11 @@ def test_a_link_lives_with_the_connection_that_asks() -> None:
 
 
 def test_options_of_replace_and_detach() -> None:
-    assert parse.replace_options({"expect": 7}) == (7, False)
-    assert parse.replace_options({"force": True}) == (None, True)
+    assert parse.replace_options({"expect": 7}) == ReplaceOptions(7, False, "", AS_USUAL, None)
+    assert parse.replace_options({"force": True}) == ReplaceOptions(None, True, "", AS_USUAL, None)
+    given = {"message": "why", "maps": {"m": "fresh"}, "fresh_maps": True, "confirm_within": 5_000_000}
+    wishes = MapWishes(fresh=True, choices=(("m", MapChoice.FRESH),))
+    assert parse.replace_options(given) == ReplaceOptions(None, False, "why", wishes, Micros(5_000_000))
     assert parse.detach_options({"force": True})
     assert not parse.detach_options({})
     for wrong in ({"expect": True}, {"expect": "7"}, {"other": 1}, {"force": 1}):

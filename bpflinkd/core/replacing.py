@@ -1,0 +1,121 @@
+"""Other programs for links that there are. Runs on the worker thread, and only there, but for `load`."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from bpflinkd.core import checks, plan
+from bpflinkd.core.access import Access
+from bpflinkd.core.callers import Action, Caller
+from bpflinkd.core.checks import Checked, Loaded
+from bpflinkd.core.events import OwnerOverridden, ProgramReplaced, StateChanged
+from bpflinkd.core.executor import Executor
+from bpflinkd.core.links import Entry, Links, status_of
+from bpflinkd.core.model import LinkView, Outcome, Record, State
+from bpflinkd.core.ports import Clock, Kernel, Program, Publish
+from bpflinkd.core.requests import ReplaceRequest
+from bpflinkd.core.sources import WantedProgram
+from bpflinkd.core.trials import Trials
+
+
+class Replacing:
+    """Swaps the programs of links."""
+
+    def __init__(
+        self,
+        links: Links,
+        access: Access,
+        kernel: Kernel,
+        executor: Executor,
+        publish: Publish,
+        clock: Clock,
+        trials: Trials,
+        observe: Callable[[str, str], None],
+    ) -> None:
+        """`observe` looks at a link whose state was not `active`."""
+        self._links = links
+        self._access = access
+        self._kernel = kernel
+        self._executor = executor
+        self._publish = publish
+        self._clock = clock
+        self._trials = trials
+        self._observe = observe
+
+    def check(self, request: ReplaceRequest) -> Checked:
+        """Every refusal that does not need the program."""
+        entry = self._links.named(request.name)
+        record = entry.record
+        confined, overrides = None, False
+        if not request.ours:
+            caller, verb = request.caller, "replace its program"
+            overrides = self._access.change(caller, record, verb, force=request.force)
+            action = Action.CHANGE_ANY if overrides else Action.ATTACH
+            confined = self._access.put(caller, record.target, request.program, None, action=action)
+            self._trials.check_none(record)
+        plan.check_expected(record, request.expect)
+        running = entry.held.program
+        return Checked(record.target, record.hook, confined, overrides, replaces=running, wishes=request.maps)
+
+    def replace(self, request: ReplaceRequest, loaded: Loaded | None = None) -> LinkView:
+        """Swap the program of a link, atomically. Returns the link at its new generation.
+
+        Args:
+            loaded: the program, where it was loaded elsewhere because that takes long.
+        """
+        program = loaded.program if loaded else None
+        try:
+            checked = self.check(request)
+            checks.loaded_as_allowed(loaded, checked.confined)
+            entry = self._links.named(request.name)
+            checks.maps_are_current(loaded, request.name, entry.held.program)
+            program = program or self.load(request.program, checked)
+            after = plan.replacement(entry.record, request, program, self._clock(), checked.confined)
+            if request.confirm_within is not None:
+                after = self._trials.begun(after, entry.record, request.confirm_within)
+        except BaseException:
+            if program is not None:
+                program.close()
+            raise
+        overrides = request.caller if checked.overrides else None
+        return self.put(entry, after, program, Outcome.REPLACED, overrides=overrides)
+
+    def load(self, program: WantedProgram, checked: Checked) -> Program:
+        """Load a program. Where that takes long, on another thread: it touches no link."""
+        return self._kernel.open_program(
+            program,
+            checked.target,
+            given=checked.given,
+            confined=checked.confined,
+            replaces=checked.replaces,
+            wishes=checked.wishes,
+        )
+
+    def put(
+        self, entry: Entry, after: Record, program: Program, left: Outcome, *, overrides: Caller | None = None
+    ) -> LinkView:
+        """Put a generation in place, whose program is loaded and fits. The program is ours from now on.
+
+        Args:
+            left: what becomes of the generation before.
+            overrides: an administrator who asked for it, though another owns the link.
+        """
+        before, running = entry.view(), entry.held.program
+        try:
+            expected = running.info if running else entry.record.generation.program
+            status = status_of(self._kernel, entry, for_swap=True)
+            after, actions = plan.swap(after, status, program, expected, running, left)
+            held = self._executor.run(actions, after.target, entry.held)
+        except BaseException:
+            program.close()
+            raise
+        entry.record = after
+        entry.hold(replace(held, program=program))
+        view = entry.view()
+        self._publish(ProgramReplaced(view=view, old=before.record.generation))
+        if view.state != before.state:
+            self._publish(StateChanged(view=view, old=before.state))
+        if overrides is not None:
+            self._publish(OwnerOverridden(view=view, by=overrides.actor, verb="replaced"))
+        if entry.health.state is not State.ACTIVE:
+            self._observe(after.name, "replace")
+        return entry.view()

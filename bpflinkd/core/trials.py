@@ -1,0 +1,98 @@
+"""Generations that wait for confirmation: without it the one before comes back. For the worker thread only.
+
+The time runs on the clock that counts from the boot, which nobody can set, and which goes on while the
+machine is suspended. A reboot within the time ends a trial: who rebooted may have had to.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+from bpflinkd.core.access import Access
+from bpflinkd.core.callers import Caller
+from bpflinkd.core.errors import InTrial, NotInTrial
+from bpflinkd.core.events import LinkAmended, StateChanged
+from bpflinkd.core.ids import Micros, UnixMicros
+from bpflinkd.core.links import Links
+from bpflinkd.core.model import LinkView, Record, Trial
+from bpflinkd.core.ports import Clock, Publish, Store, Ticks
+
+_SECOND: Final = 1_000_000
+
+
+class Trials:
+    """Of all links."""
+
+    def __init__(
+        self, links: Links, access: Access, store: Store, publish: Publish, clock: Clock, uptime: Ticks
+    ) -> None:
+        """`uptime` is the time since the boot, that of a suspended machine included."""
+        self._links = links
+        self._access = access
+        self._store = store
+        self._publish = publish
+        self._clock = clock
+        self._uptime = uptime
+        self.boot = ""
+        """Which boot this is; known once links are taken back."""
+
+    @staticmethod
+    def check_none(record: Record) -> None:
+        """Refuse to replace what waits for confirmation. `InTrial`."""
+        if record.trial is not None:
+            raise InTrial(
+                f"generation {record.generation.number} of link {record.name!r} waits for confirmation; "
+                f"confirm it first ('bpflinkctl confirm {record.name}'), or go back ('bpflinkctl rollback "
+                f"{record.name}')"
+            )
+
+    def begun(self, after: Record, before: Record, within: Micros) -> Record:
+        """The record of a generation on trial."""
+        trial = Trial(
+            boot=self.boot,
+            deadline=Micros(self._uptime() + within),
+            within=within,
+            until=UnixMicros(self._clock() + within),
+            back_to=before.generation.number,
+        )
+        return replace(after, trial=trial)
+
+    def confirm(self, caller: Caller, name: str) -> LinkView:
+        """Keep the generation that is on trial. `NotInTrial`, `NotOwner`."""
+        entry = self._links.named(name)
+        record = entry.record
+        self._access.change(caller, record, "confirm it")
+        number = record.generation.number
+        if record.trial is None:
+            raise NotInTrial(
+                f"link {name!r} is at generation {number}, which does not wait for confirmation: it was "
+                "confirmed, or the time was over and the generation before came back; 'bpflinkctl history "
+                f"{name}' tells"
+            )
+        if self.overdue(record):
+            raise NotInTrial(
+                f"the time to confirm generation {number} of link {name!r} is over: the generation before "
+                "comes back"
+            )
+        before = entry.view().state
+        after = replace(record, trial=None)
+        self._store.settle(after)
+        entry.record = after
+        view = entry.view()
+        self._publish(LinkAmended(view=view))
+        if view.state != before:
+            self._publish(StateChanged(view=view, old=before))
+        return view
+
+    def overdue(self, record: Record) -> bool:
+        """Whether the time of its trial is over."""
+        trial = record.trial
+        return trial is not None and (trial.boot != self.boot or self._uptime() >= trial.deadline)
+
+    def ended(self) -> tuple[str, ...]:
+        """Names of the links whose time is over."""
+        return tuple(name for name, entry in self._links.items() if self.overdue(entry.record))
+
+
+def reason(trial: Trial) -> str:
+    """Why a generation came back, in words."""
+    return f"not confirmed within {trial.within / _SECOND:g} s"
