@@ -22,7 +22,7 @@ BURST = 2_000
 
 
 @pytest.fixture(scope="module")
-def watcher() -> Iterator[Daemon]:
+def watcher(warm: None) -> Iterator[Daemon]:
     """A daemon whose sweep never comes, and which says that its sentinel is live."""
     with World() as world:
         world.veth("v0", "v1")
