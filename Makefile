@@ -44,12 +44,13 @@ $(STAMP): pyproject.toml hatch_build.py $(wildcard bpflinkd/programs/*.bpf.c) | 
 demo: build ## Show the main job for real, beside whatever runs here, leaving nothing behind.
 	$(BIN)/python -m integration.demo
 
-test: check kernel integration ## Everything that proves it: checks, unit tests, kernel tests here and in guests.
+test: check guest-packages ## Everything that proves it: checks, unit tests, kernel tests here and in guests.
+	$(BIN)/python -m integration --kernel-tests
 
 check: build unit ## Format, lint, types, import contracts, unit tests.
 
 unit: build test-packages
-	$(BIN)/python -m pytest -q tests/unit
+	$(BIN)/python -m pytest -q -n auto tests/unit
 
 kernel: build test-packages
 	@$(COMPILE)
