@@ -11,12 +11,14 @@ start itself is tested, or what differs (memory, the command line in /proc, the 
 cold all the same: `World.daemon(..., warm=False)`.
 """
 
+import itertools
 import json
 import os
 import select
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,10 +40,11 @@ class Process:
         self.pid = pid
         self.returncode: int | None = None
         self._pidfd = os.pidfd_open(pid)
+        self._one_at_a_time = threading.Lock()
 
     def poll(self) -> int | None:
         """The exit code, or minus the signal; None while it runs."""
-        if self.returncode is None and select.select([self._pidfd], [], [], 0)[0]:
+        if self.returncode is None and self._has_ended(0):
             self._reap()
         return self.returncode
 
@@ -56,7 +59,7 @@ class Process:
             left = None if deadline is None else deadline - time.monotonic()
             if timeout is not None and left is not None and left <= 0:
                 raise subprocess.TimeoutExpired(["bpflinkd"], timeout)
-            if select.select([self._pidfd], [], [], left)[0] and not self._reap():
+            if self._has_ended(left) and not self._reap():
                 time.sleep(_AGAIN)
         return self.returncode
 
@@ -73,12 +76,19 @@ class Process:
         """SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
+    def _has_ended(self, seconds: float | None) -> bool:
+        """Whether it does so within the time; poll(2), as select(2) knows a thousand descriptors only."""
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(None if seconds is None else seconds * 1000))
+
     def _reap(self) -> bool:
-        self.returncode = self._server.ended(self.pid)
-        if self.returncode is None:
-            return False
-        os.close(self._pidfd)
-        return True
+        with self._one_at_a_time:
+            if self.returncode is None:
+                self.returncode = self._server.ended(self.pid)
+                if self.returncode is not None:
+                    os.close(self._pidfd)
+            return self.returncode is not None
 
 
 class Server:
@@ -88,6 +98,8 @@ class Server:
         """Nothing is started before the first daemon is."""
         self._program = program
         self._process: subprocess.Popen[bytes] | None = None
+        self._one_at_a_time = threading.Lock()
+        self._numbers = itertools.count()
 
     def _begin(self) -> None:
         """Start it, with the Python beside the program."""
@@ -111,23 +123,17 @@ class Server:
             netns: its network namespace.
             stderr: descriptor for what it says; the other streams are those of this process.
         """
-        if self._process is None:
-            self._begin()
         wanted = {
             "words": list(words),
             "netns": str(netns),
             "directory": os.getcwd(),
             "environment": dict(os.environ),
         }
-        sent = json.dumps(wanted).encode()
-        assert len(sent) < _LONGEST
-        socket.send_fds(self._end, [sent], [0, 1, stderr])
-        return Process(self, int(self._receive()["pid"]))
+        return Process(self, int(self._ask(wanted, [0, 1, stderr])["pid"]))
 
     def ended(self, pid: int) -> int | None:
         """How a daemon ended, and forget it; None where that is not known yet."""
-        self._end.send(json.dumps({"ended": pid}).encode())
-        code = self._receive()["code"]
+        code = self._ask({"ended": pid})["code"]
         return None if code is None else int(code)
 
     def close(self) -> None:
@@ -136,6 +142,20 @@ class Server:
             self._end.close()
             self._process.wait(20)
             self._process = None
+
+    def _ask(self, question: dict[str, Any], fds: Sequence[int] = ()) -> dict[str, Any]:
+        with self._one_at_a_time:
+            if self._process is None:
+                self._begin()
+            number = next(self._numbers)
+            sent = json.dumps(question | {"number": number}).encode()
+            assert len(sent) < _LONGEST
+            socket.send_fds(self._end, [sent], fds)
+            while True:
+                said = self._receive()
+                # A test that ran out of time may have left an answer.
+                if said["number"] == number:
+                    return said
 
     def _receive(self) -> dict[str, Any]:
         said = self._end.recv(_LONGEST)

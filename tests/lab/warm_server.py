@@ -34,7 +34,7 @@ def main() -> None:
                 return
             asked = json.loads(said)
             answer = {"code": _ended(asked["ended"])} if "ended" in asked else {"pid": _fork(lab, asked, fds)}
-            lab.send(json.dumps(answer).encode())
+            lab.send(json.dumps(answer | {"number": asked["number"]}).encode())
 
 
 def _only_imported(socket_fd: int) -> None:
