@@ -12,7 +12,7 @@ PACKAGES := python3-venv python3-gi python3-pydbus python3-systemd gir1.2-json-1
 # What tests use besides: polkit, and the other languages that clients are written in.
 TEST_PACKAGES := polkitd pkg-config libsystemd-dev golang-go golang-dbus-dev golang-golang-x-sys-dev
 # What boots other kernels: virtme-ng itself comes from PyPI.
-GUEST_PACKAGES := qemu-system-x86 udev kmod file mmdebstrap e2fsprogs
+GUEST_PACKAGES := qemu-system-x86 udev kmod file mmdebstrap e2fsprogs busybox-static
 STAMP := .venv/built
 
 .DEFAULT_GOAL := help
@@ -44,18 +44,23 @@ $(STAMP): pyproject.toml hatch_build.py $(wildcard bpflinkd/programs/*.bpf.c) | 
 demo: build ## Show the main job for real, beside whatever runs here, leaving nothing behind.
 	$(BIN)/python -m integration.demo
 
-test: check kernel integration ## Everything that proves it: checks, unit tests, kernel tests here and in guests.
+test: check guest-packages ## Everything that proves it: checks, unit tests, kernel tests here and in guests.
+	$(BIN)/python -m integration --kernel-tests
 
 check: build unit ## Format, lint, types, import contracts, unit tests.
 
 unit: build test-packages
-	$(BIN)/python -m pytest -q tests/unit
+	$(BIN)/python -m pytest -q -n auto tests/unit
 
 kernel: build test-packages
+	@$(COMPILE)
 	$(BIN)/python -m pytest -q tests/kernel
 
 integration: build guest-packages ## Every promise, here, on other kernels in guests, and under systemd; a table.
 	$(BIN)/python -m integration $(KERNELS)
+
+# Byte code, also where PYTHONDONTWRITEBYTECODE is set: a daemon by exec would compile itself at each start.
+COMPILE = $(BIN)/python -m compileall -q bpflinkd tests integration
 
 format: build ## Bring the code into its form.
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .

@@ -1,5 +1,6 @@
 """The daemon: the composition of all parts, and the main loop."""
 
+import gc
 import logging
 import os
 import platform
@@ -135,6 +136,8 @@ class Daemon:
             GLib.unix_signal_add(GLib.PRIORITY_HIGH, number, self._stop)
         GLib.unix_signal_add(GLib.PRIORITY_DEFAULT, signal.SIGHUP, self._hung_up)
         watchdog = systemd.Watchdog(self._healthy)
+        # What is imported and built by now stays: walking it would hold up the loop, and the end by 0.1 s.
+        gc.freeze()
         if systemd.is_service():
             # Links are for the first packet. The bus of a machine that boots comes later.
             self._begin()

@@ -24,17 +24,20 @@ from integration.guest.suite import Outcome, Report
 HERE: Final = "here"
 SYSTEMD: Final = "systemd"
 PLACES: Final = (HERE, *kernels.SUITES, SYSTEMD)
-LONGEST_FIRST: Final = ("bookworm-backports", "sid", SYSTEMD, "bookworm")
-"""The guests: 1,900, 1,800, 1,700 and 1,600 s under emulation, two at a time on two processors."""
-assert {HERE, *LONGEST_FIRST} == set(PLACES)
+KERNEL_TESTS: Final = suite.KERNEL_TESTS
+LONGEST_FIRST: Final = (SYSTEMD, "bookworm-backports", "sid", "bookworm", KERNEL_TESTS)
+"""What goes on beside each other, two at a time on two processors: guests, which have kernels of their own,
+and the tests of this machine's kernel, beside which nothing else may use it."""
+assert {HERE, KERNEL_TESTS, *PLACES} == {HERE, *LONGEST_FIRST}
 WORK: Final = machine.REPO / "build" / "guests"
 INSTALLED: Final = WORK / "installed"
 
 
 @click.command()
 @click.argument("places", nargs=-1, type=click.Choice(PLACES))
+@click.option("--kernel-tests", is_flag=True, help="Also tests/kernel on this machine, beside the guests.")
 @click.option("--quiet", is_flag=True, help="Only the table.")
-def main(places: Sequence[str], quiet: bool) -> None:
+def main(places: Sequence[str], kernel_tests: bool, quiet: bool) -> None:
     """Try every promise here, on Debian's kernels in guests, and as a service under systemd.
 
     PLACES chooses some of them.
@@ -46,7 +49,7 @@ def main(places: Sequence[str], quiet: bool) -> None:
         if not quiet:
             console.out(f"{time.monotonic() - begun:7.1f} {place:18} {line}")
 
-    chosen = places or PLACES
+    chosen = (*(places or PLACES), *([KERNEL_TESTS] if kernel_tests else []))
     if set(chosen) != {HERE}:
         _install()
     found = {place: _report(place, partial(hear, place)) for place in chosen if place == HERE}
@@ -58,7 +61,7 @@ def main(places: Sequence[str], quiet: bool) -> None:
             if place in chosen
         }
         found |= {place: done.result() for place, done in work.items()}
-    reports = [found[place] for place in PLACES if place in found]
+    reports = [found[place] for place in (*PLACES, KERNEL_TESTS) if place in found]
     if any(outcome.kind for report in reports for outcome in report.outcomes):
         console.print(_table(reports))
     for line in _notes(reports):
@@ -70,6 +73,8 @@ def main(places: Sequence[str], quiet: bool) -> None:
 def _report(place: str, hear: Callable[[str], None]) -> Report:
     if place == HERE:
         return suite.on_this_machine(WORK / place, hear)
+    if place == KERNEL_TESTS:
+        return suite.kernel_tests(WORK / "kernel-tests", hear)
     if place == SYSTEMD:
         return suite.under_systemd(WORK / place, hear)
     try:

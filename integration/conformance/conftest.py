@@ -7,10 +7,18 @@ import pytest
 from integration.conformance import needs
 from integration.conformance.kinds import KINDS, Kind
 from tests.lab import Daemon, World
+from tests.lab.daemon import warm_starts
 
 
 @pytest.fixture(scope="session")
-def world() -> Iterator[World]:
+def warm() -> Iterator[None]:
+    """Daemons start at a fraction of the cost."""
+    with warm_starts():
+        yield
+
+
+@pytest.fixture(scope="session")
+def world(warm: None) -> Iterator[World]:
     """A namespace with two veth pairs, a bpffs and a bus."""
     with World() as made:
         made.veth("v0", "v1")

@@ -78,6 +78,7 @@ class Kind:
         """Events until the context ends: as fast as they can be made, or so that others get on too."""
         words = self.world.inside(
             sys.executable,
+            "-S",  # it needs Python's own modules only; looking for others takes most of its start
             "-m",
             "integration.conformance.load",
             *(load or self.load()),

@@ -22,7 +22,7 @@ BURST = 2_000
 
 
 @pytest.fixture(scope="module")
-def watcher() -> Iterator[Daemon]:
+def watcher(warm: None) -> Iterator[Daemon]:
     """A daemon whose sweep never comes, and which says that its sentinel is live."""
     with World() as world:
         world.veth("v0", "v1")
@@ -298,6 +298,9 @@ def test_what_happened_meanwhile_is_known(daemon: Daemon, theirs: Any, end: str)
     daemon.world.ip("link", "set", "v0", "xdp", "pinned", str(pin))
     before = len(daemon.said())
     daemon.start()
+    # What somebody did less than seconds ago may be told a moment after the daemon is ready.
+    told = ("link-detached:", "program-attached:")
+    until(lambda: all(word in daemon.said()[before:] for word in told), "both are told", seconds=60)
     said = daemon.said()[before:]
     assert said.count("link-detached:") == 1
     assert said.count("program-attached:") == 1

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -15,12 +15,14 @@ from integration.guest.kernels import Kernel
 
 SUITE: Final = "integration/conformance"
 SERVICE: Final = "integration/service"
+KERNEL_TESTS: Final = "tests/kernel"
 TRACING: Final = "tests/kernel/test_sentinel.py"
 """Where development machines refuse tracing programs, only guests try them."""
 TRACES: Final = "bookworm"
 """The one kernel on which they are: it has the least else to do. Strangers are tried on all."""
 COMPILES: Final = "bookworm-backports"
 """The one kernel on which sources that are refused are tried: they cost minutes, and no kernel matters."""
+KERNEL_PATIENCE: Final = 120
 PATIENCE: Final = 400
 """Seconds that one test may take; the first compile under emulation takes 90."""
 SERVICE_PATIENCE: Final = 900
@@ -61,6 +63,12 @@ def on_this_machine(results: Path, hear: Callable[[str], None]) -> Report:
 def under_systemd(results: Path, hear: Callable[[str], None]) -> Report:
     """Run the tests of the service, which boot a guest of their own and drive it from here."""
     return _from_here(SERVICE, "a guest with systemd", results, hear, patience=SERVICE_PATIENCE)
+
+
+def kernel_tests(results: Path, hear: Callable[[str], None]) -> Report:
+    """Run tests/kernel, which is of no kind of link. Nothing else may use BPF on this kernel meanwhile."""
+    found = _from_here(KERNEL_TESTS, KERNEL_TESTS, results, hear, patience=KERNEL_PATIENCE)
+    return replace(found, outcomes=tuple(replace(outcome, kind="") for outcome in found.outcomes))
 
 
 def _from_here(

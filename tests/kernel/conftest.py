@@ -6,12 +6,25 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab import Daemon, World
+from tests.lab.daemon import warm_starts
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _warm() -> Iterator[None]:
+    with warm_starts():
+        yield
 
 
 @pytest.fixture(autouse=True)
 def _root() -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root: CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN")
+
+
+@pytest.fixture(autouse=True)
+def _cold(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("cold") is not None:
+        monkeypatch.setattr(Daemon, "server", None)
 
 
 @pytest.fixture

@@ -304,6 +304,7 @@ def test_malformed_calls(
     assert not daemon.links()
 
 
+@pytest.mark.cold
 def test_refusals_leak_no_descriptor(daemon: Daemon) -> None:
     def refuse() -> None:
         for source in (elf(program("count")), elf(program("count"), "verifier_hates"), by_id(1 << 31)):
@@ -318,6 +319,7 @@ def test_refusals_leak_no_descriptor(daemon: Daemon) -> None:
     until(lambda: Size(daemon).fds <= before, "as few descriptors as before")
 
 
+@pytest.mark.cold
 def test_calls_leave_no_memory_behind(daemon: Daemon) -> None:
     """GIO leaks an invocation with each call, 2 KB of it, where nobody takes care."""
 

@@ -3,6 +3,7 @@
 import os
 import time
 
+import pytest
 from gi.repository import GLib
 
 from tests.lab import Daemon
@@ -11,6 +12,8 @@ from tests.lab.daemon import builtin
 from tests.lab.poison import break_connection, require_poison
 from tests.lab.size import Size
 from tests.lab.world import until
+
+pytestmark = pytest.mark.cold
 
 NOBODY = 65534
 

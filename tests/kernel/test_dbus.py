@@ -170,6 +170,7 @@ def test_a_caller_that_leaves_does_not_disturb(daemon: Daemon) -> None:
     assert daemon.replace("edge", builtin()) >= 2
 
 
+@pytest.mark.cold
 def test_many_descriptors_in_one_message(daemon: Daemon) -> None:
     assert daemon.process
     place = Path(f"/proc/{daemon.process.pid}/fd")

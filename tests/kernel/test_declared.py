@@ -293,6 +293,7 @@ def test_reloads_at_once_follow_one_another(world: World) -> None:
     assert reload(daemon) == ({"unchanged": 2}, [])
 
 
+@pytest.mark.cold
 def test_a_reload_during_a_restart(world: World) -> None:
     declare(world, "a.toml", link("edge", "xdp:v0", OLD))
     daemon = world.daemon()

@@ -33,6 +33,8 @@ UNTOUCHED = ("Name", "KernelLinkId", "Program", "Generation", "State", "Owner", 
 PING = """
 import json, sys, threading, time
 from gi.repository import Gio, GLib
+
+pytestmark = pytest.mark.cold
 flags = Gio.DBusConnectionFlags
 kind = flags.AUTHENTICATION_CLIENT | flags.MESSAGE_BUS_CONNECTION
 bus = Gio.DBusConnection.new_for_address_sync(sys.argv[1], kind, None, None)

@@ -25,6 +25,8 @@ from tests.lab.poison import break_connection, require_poison
 from tests.lab.size import Size
 from tests.lab.world import run, until
 
+pytestmark = pytest.mark.cold
+
 NOBODY = 65534
 MAP = ("type", "array", "key", "4", "value", "4", "entries", "1", "name", "given")
 PROPERTIES = "org.freedesktop.DBus.Properties"

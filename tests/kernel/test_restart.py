@@ -17,6 +17,8 @@ from tests.lab.compiled import program
 from tests.lab.daemon import builtin, by_id, elf, pinned
 from tests.lab.world import run, until
 
+pytestmark = pytest.mark.cold
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_traffic_never_notices(daemon: Daemon, number: int) -> None:

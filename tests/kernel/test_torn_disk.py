@@ -25,7 +25,7 @@ class Recorded(Daemon):
     """A daemon whose writes are recorded, in a log of its own for each start."""
 
     def __init__(self, world: World) -> None:
-        super().__init__(world, ["--sweep-interval", "3600"])
+        super().__init__(world, ["--sweep-interval", "3600"], warm=False)
         self.logs: list[Path] = []
         self.left: list[Image] = []
         """What was in the state directory after each end."""

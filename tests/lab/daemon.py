@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gi.repository import Gio, GLib
+
+from tests.lab.warm import Process, Server
 
 if TYPE_CHECKING:
     from tests.lab.world import World
@@ -34,17 +37,22 @@ class Refused(Exception):
 class Daemon:
     """One instance with its own state and bpffs directory."""
 
-    def __init__(self, world: "World", options: Sequence[str] = ()) -> None:
+    server: ClassVar[Server | None] = None
+    """What all are forked from within `warm_starts`."""
+
+    def __init__(self, world: "World", options: Sequence[str] = (), *, warm: bool = True) -> None:
+        """`warm=False`: by exec, also within `warm_starts`."""
         self.world = world
+        self._warm = warm
         self.state_dir = world.dir / "state"
         self.pins = world.bpffs / "bpflinkd"
         self.log = world.dir / "daemon.log"
         self.options = list(options)
-        self.process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[str] | Process | None = None
         self._connection: Gio.DBusConnection | None = None
 
-    def command(self) -> list[str]:
-        """The command line."""
+    def words(self) -> list[str]:
+        """The program and its arguments."""
         places = {
             "--bus": self.world.bus,
             "--state-dir": self.state_dir,
@@ -53,14 +61,21 @@ class Daemon:
             "--runtime-dir": self.world.dir / "run",
         }
         words = [str(word) for pair in places.items() for word in pair]
-        return self.world.inside(BINARY, *words, "--foreground", *self.options)
+        return [str(BINARY), *words, "--foreground", *self.options]
+
+    def command(self) -> list[str]:
+        """The command line that starts it in the world's namespace."""
+        return self.world.inside(*self.words())
 
     # Life
 
     def start(self, *, ready: bool = True) -> None:
         """Start it, and wait until it owns its name."""
         with self.log.open("a") as log:
-            self.process = subprocess.Popen(self.command(), stderr=log, text=True)
+            if self._warm and Daemon.server is not None:
+                self.process = Daemon.server.start(self.words(), self.world.netns_file, log.fileno())
+            else:
+                self.process = subprocess.Popen(self.command(), stderr=log, text=True)
         deadline = time.monotonic() + _SECONDS_TO_START
         while ready and not self.owned():
             if self.process.poll() is not None:
@@ -242,6 +257,21 @@ class Daemon:
     def state(self, name: str) -> str:
         """A link's state."""
         return str(self.link(name)["State"])
+
+
+@contextmanager
+def warm_starts() -> Iterator[None]:
+    """Within it daemons are forked from a process that has imported the program: see `tests.lab.warm`.
+
+    They must have ended when it ends.
+    """
+    assert Daemon.server is None
+    Daemon.server = Server(BINARY)
+    try:
+        yield
+    finally:
+        Daemon.server.close()
+        Daemon.server = None
 
 
 def readable(properties: dict[str, Any]) -> dict[str, Any]:

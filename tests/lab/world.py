@@ -56,6 +56,7 @@ class World:
     def __init__(self) -> None:
         self._undo = contextlib.ExitStack()
         self.netns = f"bpflinkd-{os.getpid()}-{next(self._count)}"
+        self.netns_file = Path("/run/netns") / self.netns
 
     def __enter__(self) -> "World":
         with self._undo:
@@ -96,7 +97,7 @@ class World:
 
     def inside(self, *command: str | Path) -> list[str]:
         """A command line that runs inside the network namespace, as a process of its own id."""
-        return ["nsenter", f"--net=/run/netns/{self.netns}", *(str(word) for word in command)]
+        return ["nsenter", f"--net={self.netns_file}", *(str(word) for word in command)]
 
     def veth(self, name: str, peer: str) -> None:
         """A pair of interfaces, both up."""
@@ -126,9 +127,9 @@ class World:
         self._undo.callback(end, started)
         return started  # type: ignore[no-any-return]
 
-    def daemon(self, *options: str, ready: bool = True) -> Daemon:
+    def daemon(self, *options: str, ready: bool = True, warm: bool = True) -> Daemon:
         """A private bpflinkd in the namespace; ended with the world."""
-        daemon = Daemon(self, options)
+        daemon = Daemon(self, options, warm=warm)
         self._undo.callback(daemon.end)
         daemon.start(ready=ready)
         return daemon
