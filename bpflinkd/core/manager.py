@@ -34,6 +34,7 @@ from bpflinkd.core.pending import Pending
 from bpflinkd.core.ports import Clock, Kernel, Pins, Program, Publish, Sentinel, Store, Ticks
 from bpflinkd.core.requests import AttachRequest, DetachRequest, ReplaceRequest
 from bpflinkd.core.sources import WantedProgram
+from bpflinkd.core.statistics import Statistics
 from bpflinkd.core.takeback import TakeBack
 from bpflinkd.core.targets import (
     CgroupTarget,
@@ -81,6 +82,8 @@ class Manager:
         """Owning what somebody else attached."""
         self.inspection = Inspection(self._links, self._access, kernel, store, ticks, pins)
         """What not everybody may see, and what takes a look at the kernel."""
+        self.statistics = Statistics(self._links, self._access, kernel, ticks)
+        """How often programs ran."""
         self._declarer = Declarer(self, self._links, kernel, store)
         self._observer = Observer(
             self._links,
