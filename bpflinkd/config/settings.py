@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+from bpflinkd.config import listen
+
 FILE_NAME: Final = "bpflinkd.toml"
 SHORTEST_SWEEP: Final = 0.01
 LONGEST_SWEEP: Final = 3600.0
@@ -36,6 +38,10 @@ class Config:
     """Have a program of ours in the kernel tell who changes what, where the kernel allows it."""
     events_kept: int = 10_000
     """Entries of the event log; the oldest give way."""
+    metrics_listen: listen.Listen | None = None
+    """Where metrics for Prometheus are offered; None: nowhere."""
+    count_runs: bool = False
+    """Have the kernel count runs of programs all the time, not only while somebody asks."""
     compile_timeout: float = 60.0
     """Seconds that compiling one C source may take."""
     compiler_socket: Path | None = None
@@ -50,6 +56,8 @@ _SETTINGS: Final = {
     "sweep-interval": "number",
     "sentinel": "boolean",
     "events-kept": "whole number",
+    "metrics-listen": "text",
+    "count-runs": "boolean",
     "compile-timeout": "number",
     "compiler-socket": "path",
 }
@@ -59,12 +67,21 @@ def load(config_dir: Path, given: dict[str, Any]) -> Config:
     """Read the file, where there is one, and put what the command line gave over it."""
     read = _read(config_dir / FILE_NAME)
     merged = {**read, **{key: value for key, value in given.items() if value is not None}}
+    if "metrics_listen" in merged:
+        merged["metrics_listen"] = _listen(merged["metrics_listen"])
     known = {field.name for field in fields(Config)}
     config = replace(Config(config_dir=config_dir), **{k: v for k, v in merged.items() if k in known})
     _check_range("sweep interval", config.sweep_interval, SHORTEST_SWEEP, LONGEST_SWEEP)
     _check_range("time to compile", config.compile_timeout, SHORTEST_COMPILE, LONGEST_COMPILE)
     _check_range("number of events kept", config.events_kept, FEWEST_EVENTS, MOST_EVENTS, unit="")
     return config
+
+
+def _listen(text: str) -> listen.Listen:
+    try:
+        return listen.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"metrics cannot be offered on {text!r}: {error}") from None
 
 
 def _check_range(what: str, value: float, least: float, most: float, *, unit: str = " seconds") -> None:
