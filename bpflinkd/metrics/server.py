@@ -2,7 +2,7 @@
 
 On the loopback interface whoever is on the host may connect, and say nothing, little or much. So
 connections, their time and what is read of them are bounded, and answers are made one at a time, with a
-rest as long as each took: threads of Python run one at a time, and the main loop must have its share.
+long rest after each: threads of Python run one at a time, and the main loop must have its share.
 """
 
 import io
@@ -31,8 +31,10 @@ LONGEST: Final = 10.0
 """Seconds from connecting to the end of the answer."""
 _REQUEST: Final = 16 << 10
 """Bytes that are read of a request."""
-_REST: Final = 0.1
-"""Seconds of rest between two answers, at most."""
+_REST: Final = 9
+"""How much longer than an answer took the rest after it is."""
+_LONGEST_REST: Final = 0.5
+"""Seconds."""
 _QUEUE: Final = 128
 """Connections that wait to be accepted."""
 _LOOK: Final = 0.5
@@ -79,7 +81,8 @@ class _Handler(MetricsHandler):
             with self.server.turn:
                 began = time.monotonic()
                 super().do_GET()
-                time.sleep(min(time.monotonic() - began, _REST))
+                self.connection.shutdown(socket.SHUT_WR)  # the end of the answer, before the rest
+                time.sleep(min(_REST * (time.monotonic() - began), _LONGEST_REST))
         except Unavailable as reason:
             self._say(503, str(reason))
 
