@@ -41,6 +41,16 @@ _Dir = click.Path(path_type=Path, readable=False)
 @click.option("--events-kept", type=int, metavar="N", help="Entries of the event log.  [default: 10000]")
 @click.option("--history-kept", type=int, metavar="N", help="Generations of each link.  [default: 16]")
 @click.option(
+    "--metrics-listen",
+    metavar="PATH|ADDRESS:PORT",
+    help="Offer metrics for Prometheus there.  [default: nowhere]",
+)
+@click.option(
+    "--count-runs/--no-count-runs",
+    default=None,
+    help="Have the kernel count runs of programs all the time.  [default: while somebody asks]",
+)
+@click.option(
     "--compile-timeout", type=float, metavar="S", help="Seconds a C source may take.  [default: 60]"
 )
 @click.option(

@@ -32,6 +32,7 @@ from bpflinkd.kernel import sentinel
 from bpflinkd.kernel.bpffs import PinDirectory
 from bpflinkd.kernel.helper import Limits
 from bpflinkd.kernel.system import LinuxKernel
+from bpflinkd.measuring import Measuring
 from bpflinkd.recording import Recording
 from bpflinkd.serving import Serving
 from bpflinkd.store.sqlite import SqliteStore
@@ -57,6 +58,8 @@ _GIVE_WAY: Final = 0.0005
 times an answer, would be more than a reader is to wait."""
 _COMPILERS: Final = 4
 """How many programs are compiled or loaded elsewhere at a time."""
+_ALWAYS: Final = "count-runs"
+"""Who has runs counted where the settings say so. No name on a bus looks like this."""
 _STUCK: Final = 120.0
 """Seconds that one piece of work may take before the watchdog is left to bite."""
 
@@ -92,8 +95,11 @@ class Daemon:
         pins = PinDirectory(config.bpffs, systemd.FdStore())
         self._worker = Worker("kernel")
         self._compiler = Pool("compiler", _COMPILERS)
+        self._measuring = Measuring(config.metrics_listen)
         kernel = LinuxKernel(
-            compile_limits=Limits(seconds=config.compile_timeout), compiler_socket=config.compiler_socket
+            compile_limits=Limits(seconds=config.compile_timeout),
+            compiler_socket=config.compiler_socket,
+            swapped=self._measuring.swapped,
         )
         self._sentinel = sentinel.open(config.bpffs) if config.sentinel else sentinel.off(config.bpffs)
         self._manager = Manager(
@@ -136,6 +142,10 @@ class Daemon:
             GLib.unix_signal_add(GLib.PRIORITY_HIGH, number, self._stop)
         GLib.unix_signal_add(GLib.PRIORITY_DEFAULT, signal.SIGHUP, self._hung_up)
         watchdog = systemd.Watchdog(self._healthy)
+        statistics = self._manager.statistics
+        if self._config.count_runs:
+            self._worker.submit(lambda: statistics.begin(_ALWAYS))
+        self._measuring.open(self._worker, statistics.read, self._live_sources)
         # What is imported and built by now stays: walking it would hold up the loop, and the end by 0.1 s.
         gc.freeze()
         if systemd.is_service():
@@ -144,6 +154,7 @@ class Daemon:
         self._serving.connect()
         self._loop.run()
         watchdog.close()
+        self._measuring.close()
         self._watching.close()
         self._worker.stop()  # a compiler at work ends with us
         self._recording.close()
@@ -191,6 +202,7 @@ class Daemon:
 
     def _tell(self, news: News) -> None:
         self._recording.add(news, starting=not self._ready)
+        self._measuring.tell(news)
         self._serving.publish(news)
         self._trials.hear(news)
         match news:
@@ -257,6 +269,9 @@ class Daemon:
     def _expire(self, name: str) -> None:
         """The time to confirm a generation is over."""
         self._worker.submit(lambda: self._manager.history.expire(name), self._then_compile)
+
+    def _live_sources(self) -> dict[str, bool]:
+        return {source.name: source.live for source in self._watching.sources()}
 
     # Reload
 

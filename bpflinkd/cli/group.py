@@ -36,6 +36,7 @@ _COMMANDS: Final = {
     "status": "read",
     "events": "follow",
     "blame": "blame",
+    "top": "top",
     "config": "config",
 }
 """The module of each command, in the order in which help shows them."""
@@ -69,7 +70,7 @@ def _global_options() -> list[click.Parameter]:
             is_flag=True,
             expose_value=False,
             callback=_keep,
-            help="Print one JSON document (events: one a line).",
+            help="Print one JSON document (events, top: one a line).",
         ),
         click.Option(
             ["--no-color"],

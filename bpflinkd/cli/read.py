@@ -171,9 +171,8 @@ def _declared(origin: dict[str, str] | None) -> str:
 
 
 def _target(target: dict[str, Any]) -> str:
-    (kind, place), *details = target.items()
-    detail = str(details[0][1]) if details else ""
-    return words.target((kind, place, detail)) + (f", mode {detail}" if kind == "xdp" else "")
+    mode = f", mode {target['mode']}" if "mode" in target else ""
+    return words.document_target(target) + mode
 
 
 def _hook(hook: dict[str, int]) -> str:

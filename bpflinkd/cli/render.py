@@ -59,7 +59,7 @@ class Output:
             from rich.text import Text
 
             text = Text.assemble(*((clean(words), style) for words, style in pairs))
-            self._console().print(text, soft_wrap=True)
+            self.console().print(text, soft_wrap=True)
         else:
             self._write("".join(clean(words) for words, _ in pairs) + "\n")
         self._flush()
@@ -70,11 +70,12 @@ class Output:
 
     def table(self, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
         """A row a line, whatever the values."""
-        cells = [[clean(cell) for cell in row] for row in rows]
         if self.terminal:
-            self._rich_table(columns, cells)
+            console = self.console()
+            console.print(self.rich_table(columns, rows, console))
         else:
-            self._write(plain_table(columns, cells))
+            self._write(plain_table(columns, [[clean(cell) for cell in row] for row in rows]))
+        self._flush()
 
     def fields(self, pairs: Sequence[tuple[str, str]]) -> None:
         """A label and a value a line."""
@@ -91,14 +92,16 @@ class Output:
         for label, value in pairs:
             style = STATE_STYLES.get(value.partition(" ")[0], "") if label == "State" else ""
             grid.add_row(label, Text(clean(value), style=style))
-        self._console().print(grid)
+        self.console().print(grid)
 
-    def _rich_table(self, columns: Sequence[Column], rows: list[list[str]]) -> None:
+    @staticmethod
+    def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], console: Any) -> Any:
+        """The same as something that rich prints, cut to the console's width."""
         from rich.cells import cell_len
         from rich.table import Table
         from rich.text import Text
 
-        console = self._console()
+        rows = [[clean(cell) for cell in row] for row in rows]
         table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")
         natural = [
             max(len(column.title), *(cell_len(row[at]) for row in rows), 0)
@@ -120,9 +123,10 @@ class Output:
                 text = shorten(cell, width, column.cut) if column.cut else cell
                 cells.append(Text(text, style=(column.styles or {}).get(cell, "")))
             table.add_row(*cells)
-        console.print(table)
+        return table
 
-    def _console(self) -> Any:
+    def console(self) -> Any:
+        """The terminal, as rich knows it."""
         from rich.console import Console
 
         return Console(no_color=self._no_color or None, highlight=False)

@@ -115,6 +115,12 @@ def target(value: Sequence[str]) -> str:
     return f"{kind}:{place}{offset}"
 
 
+def document_target(value: dict[str, Any]) -> str:
+    """The same from its document."""
+    (kind, place), *details = value.items()
+    return target((kind, place, str(details[0][1]) if details else ""))
+
+
 def program(name: str, tag: str) -> str:
     """A program in a table: name and the beginning of the tag."""
     return f"{name or '(unnamed)'} {tag[:_TAG_DIGITS]}"

@@ -32,12 +32,14 @@ from bpflinkd.client.targets import CgroupTarget, KprobeTarget, Target, XdpTarge
 from bpflinkd.client.values import (
     Event,
     LinkProperties,
+    LinkStatistics,
     ManagerProperties,
     ProgramFile,
     Recorded,
     Refusal,
     Reloaded,
     Row,
+    Statistics,
 )
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ __all__ = [
     "KprobeTarget",
     "LimitExceeded",
     "LinkProperties",
+    "LinkStatistics",
     "ManagerProperties",
     "NameTaken",
     "NetlinkXdp",
@@ -89,6 +92,7 @@ __all__ = [
     "Reloaded",
     "Row",
     "StaleGeneration",
+    "Statistics",
     "Target",
     "Unit",
     "User",

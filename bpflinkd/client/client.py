@@ -25,6 +25,7 @@ from bpflinkd.client.values import (
     Refusal,
     Reloaded,
     Row,
+    Statistics,
 )
 from bpflinkd.core import names
 from bpflinkd.dbus.contract import LINK, LINKS, MANAGER, OBJECT_MANAGER, PROPERTIES, ROOT
@@ -286,6 +287,18 @@ class Client:
     def doctor(self) -> list[Finding]:
         """What is wrong on this host, or may become so; the worst first. Takes seconds on a large host."""
         return cast(list[Finding], self._manager("Doctor", long=True)[0])
+
+    def statistics(self, *, keep: float | None = None) -> Statistics:
+        """How often the programs of all links ran.
+
+        Args:
+            keep: have the kernel count runs, from before this reading on and for so many seconds (1 to 7200)
+                after it, while this client is there. For administrators and owners of links. None: read
+                what there is.
+        """
+        chosen = {} if keep is None else {"keep": messages.u64(int(keep * 1_000_000), "time to count")}
+        about, links = self._manager("Statistics", "(a{sv})", (chosen,))
+        return Statistics(about["at"], about["counting"], about["reason"], links)
 
     def status(self) -> ManagerProperties:
         """The daemon's own properties."""

@@ -78,6 +78,40 @@ class Recorded(TypedDict, total=False):
     """How long after the change that was."""
 
 
+class _Link(TypedDict):
+    name: str
+    target: tuple[str, str, str]
+    state: str
+    generation: int
+    program: tuple[int, str, str, str]
+
+
+class LinkStatistics(_Link, total=False):
+    """How often the program of one link ran; what cannot be told is not there."""
+
+    counted: int
+    """Kernel id of the program that the next two are of: the link's, or for kprobes its dispatcher."""
+    runs: int
+    time: int
+    """Nanoseconds, all runs together. Both since the program was loaded, while the kernel counted."""
+    missed: int
+    suppressed: int
+    """For kprobes: hits that ran nothing, as in `LinkProperties.Kprobe`."""
+
+
+class Statistics(NamedTuple):
+    """A reading of all links."""
+
+    at: int
+    """When, in microseconds of a clock that nobody can set: for differences."""
+    counting: bool
+    """Whether the kernel counts runs now."""
+    reason: str
+    """A sentence on why not."""
+    links: list[LinkStatistics]
+    """By name."""
+
+
 class Finding(TypedDict):
     """One thing that the doctor found."""
 

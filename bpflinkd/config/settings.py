@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+from bpflinkd.config import listen
+
 FILE_NAME: Final = "bpflinkd.toml"
 SHORTEST_SWEEP: Final = 0.01
 LONGEST_SWEEP: Final = 3600.0
@@ -39,6 +41,10 @@ class Config:
     """Entries of the event log; the oldest give way."""
     history_kept: int = 16
     """Generations of each link that are kept, with their programs; the oldest give way."""
+    metrics_listen: listen.Listen | None = None
+    """Where metrics for Prometheus are offered; None: nowhere."""
+    count_runs: bool = False
+    """Have the kernel count runs of programs all the time, not only while somebody asks."""
     compile_timeout: float = 60.0
     """Seconds that compiling one C source may take."""
     compiler_socket: Path | None = None
@@ -54,6 +60,8 @@ _SETTINGS: Final = {
     "sentinel": "boolean",
     "events-kept": "whole number",
     "history-kept": "whole number",
+    "metrics-listen": "text",
+    "count-runs": "boolean",
     "compile-timeout": "number",
     "compiler-socket": "path",
 }
@@ -63,6 +71,8 @@ def load(config_dir: Path, given: dict[str, Any]) -> Config:
     """Read the file, where there is one, and put what the command line gave over it."""
     read = _read(config_dir / FILE_NAME)
     merged = {**read, **{key: value for key, value in given.items() if value is not None}}
+    if "metrics_listen" in merged:
+        merged["metrics_listen"] = _listen(merged["metrics_listen"])
     known = {field.name for field in fields(Config)}
     config = replace(Config(config_dir=config_dir), **{k: v for k, v in merged.items() if k in known})
     _check_range("sweep interval", config.sweep_interval, SHORTEST_SWEEP, LONGEST_SWEEP)
@@ -70,6 +80,13 @@ def load(config_dir: Path, given: dict[str, Any]) -> Config:
     _check_range("number of events kept", config.events_kept, FEWEST_EVENTS, MOST_EVENTS, unit="")
     _check_range("number of generations kept", config.history_kept, 2, MOST_GENERATIONS, unit="")
     return config
+
+
+def _listen(text: str) -> listen.Listen:
+    try:
+        return listen.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"metrics cannot be offered on {text!r}: {error}") from None
 
 
 def _check_range(what: str, value: float, least: float, most: float, *, unit: str = " seconds") -> None:

@@ -13,6 +13,7 @@ COSTS: Final = {
     "ListForeign": 20,
     "Doctor": 40,
     "Events": 20,
+    "Statistics": 40,
     "Features": 5,
     "GetManagedObjects": 40,
     "Attach": 20,

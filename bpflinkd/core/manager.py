@@ -34,6 +34,7 @@ from bpflinkd.core.pending import Pending
 from bpflinkd.core.ports import Clock, Kernel, Pins, Program, Publish, Sentinel, Store, Ticks
 from bpflinkd.core.replacing import Replacing
 from bpflinkd.core.requests import AttachRequest, DetachRequest
+from bpflinkd.core.statistics import Statistics
 from bpflinkd.core.takeback import TakeBack
 from bpflinkd.core.targets import (
     CgroupTarget,
@@ -85,6 +86,8 @@ class Manager:
         """What not everybody may see, and what takes a look at the kernel."""
         self.trials = Trials(self._links, self._access, store, publish, clock, uptime)
         """Confirmation of generations that wait for it."""
+        self.statistics = Statistics(self._links, self._access, kernel, ticks)
+        """How often programs ran."""
         self._declarer = Declarer(self, self._links, kernel, store)
         self._observer = Observer(
             self._links,

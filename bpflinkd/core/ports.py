@@ -25,6 +25,7 @@ from bpflinkd.core.model import (
     Told,
 )
 from bpflinkd.core.patterns import Interface
+from bpflinkd.core.runs import RunCounts
 from bpflinkd.core.sources import Source, WantedProgram
 from bpflinkd.core.survey import Survey
 from bpflinkd.core.targets import CgroupHook, CgroupTarget, Hook, IfIndex, Target, WantedTarget, XdpHook
@@ -194,6 +195,15 @@ class Kernel(Protocol):
 
     def evict(self, hook: Hook, occupant: Occupant) -> None:
         """Remove exactly this program from an XDP hook. `HookBusy` when it is another by now."""
+
+    def have_runs_counted(self, *, wanted: bool) -> None:
+        """Have the kernel count runs of programs, or no longer; so already is no error."""
+
+    def runs_not_counted(self) -> str:
+        """Why the kernel does not count runs now, as a sentence; empty where it does, for whomever."""
+
+    def run_counts(self, link: Link | None, program: Program | None) -> RunCounts | None:
+        """What it counted for a link that we hold so, without `missed`; None where there is no saying."""
 
     def survey(self) -> Survey:
         """Look at all that is attached and pinned on the host. Takes seconds; for any thread."""

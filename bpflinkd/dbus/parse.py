@@ -21,6 +21,7 @@ from bpflinkd.core.sources import (
     WantedProgram,
 )
 from bpflinkd.core.targets import WantedTarget
+from bpflinkd.dbus import leases
 
 Dict: TypeAlias = Mapping[str, Any]
 Fds: TypeAlias = Callable[[int], int]
@@ -206,6 +207,16 @@ def events_options(given: Dict) -> Query:
         raise BadOption("the options 'since' and 'after' are of type t: never below 0")
     links = {name: UnixMicros(0) for name in _strings(given, "links")} if "links" in given else None
     return Query(links=links, kinds=kinds, since=UnixMicros(since), after=after, limit=limit)
+
+
+def statistics_options(given: Dict) -> int:
+    """For how many microseconds runs are to be counted; 0 where that is not asked for. Or `BadOption`."""
+    _check_options(given, {"keep": int})
+    keep: int = given.get("keep", 0)
+    if keep and not leases.SHORTEST <= keep <= leases.LONGEST:
+        between = f"between {leases.SHORTEST} and {leases.LONGEST} microseconds"
+        raise BadOption(f"the option 'keep' must be {between}, not {keep}")
+    return keep
 
 
 def _strings(given: Dict, key: str) -> list[str]:

@@ -33,6 +33,7 @@ from bpflinkd.dbus import contract, happened, wire
 from bpflinkd.dbus.closer import Closer
 from bpflinkd.dbus.gate import Gate
 from bpflinkd.dbus.holding import Holding
+from bpflinkd.dbus.leases import Leases
 from bpflinkd.dbus.limits import Admission, Limits
 from bpflinkd.dbus.peer import Peers
 from bpflinkd.dbus.polkit import Polkit
@@ -127,9 +128,26 @@ class Service:
             submit(lambda: manager.ownership.lapse_quietly(name, holder), lambda _result, _error: None)
 
         self._holding = Holding(bus.con, number, lapse)
+
+        def count(asker: str) -> None:
+            # Again: an earlier lease may have ended while the question for this one was answered.
+            submit(lambda: manager.statistics.begin(asker), lambda _result, _error: None)
+
+        def counted(asker: str) -> None:
+            submit(lambda: manager.statistics.end(asker), lambda _result, _error: None)
+
+        self._leases = Leases(bus.con, count, counted)
         polkit = Polkit(bus.con, trusted=trusted)
         verbs = Verbs(
-            manager, submit, submit_slow, facts.reload, facts.events, polkit, number, self._circumstances
+            manager,
+            submit,
+            submit_slow,
+            facts.reload,
+            facts.events,
+            polkit,
+            number,
+            self._leases,
+            self._circumstances,
         )
         self._peers = Peers(bus.con)
         admit = Admission(self._peers.identify, limits)
@@ -162,6 +180,7 @@ class Service:
     def close(self) -> None:
         """The connection broke: let go of what would outlive it, or keep it in memory."""
         self._holding.close()
+        self._leases.close()
         self._peers.close()
         for link in self._links.values():
             self._connection.unregister_object(link.registration)

@@ -29,8 +29,9 @@ from bpflinkd.core.requests import (
     TransferRequest,
 )
 from bpflinkd.core.sources import ObjectFile, ObjectImage, SourceFile, SourceText, WantedProgram
-from bpflinkd.dbus import contract, happened, parse, wire
+from bpflinkd.dbus import contract, happened, parse, statistics, wire
 from bpflinkd.dbus.examination import Examination
+from bpflinkd.dbus.leases import Leases
 from bpflinkd.dbus.polkit import Polkit
 from bpflinkd.dbus.wrapper import Call, Handlers
 
@@ -83,10 +84,11 @@ class Verbs:
         read_events: ReadEvents,
         polkit: Polkit,
         bus: str,
+        leases: Leases,
         circumstances: Callable[[], Circumstances] = Circumstances,
     ) -> None:
-        """`submit_slow` is for what takes as long as a compiler. `bus` is the bus's id. `circumstances` tells
-        what the doctor is to know of the daemon."""
+        """`submit_slow` is for what takes as long as a compiler. `bus` is the bus's id. `leases` are
+        those of who has runs counted. `circumstances` tells what the doctor is to know of the daemon."""
         self._manager = manager
         self._submit = submit
         self._submit_slow = submit_slow
@@ -94,6 +96,7 @@ class Verbs:
         self._read_events = read_events
         self._polkit = polkit
         self._bus = bus
+        self._leases = leases
         self._examination = Examination(manager.inspection, submit, submit_slow, circumstances)
 
     @property
@@ -114,6 +117,7 @@ class Verbs:
             "ListForeign": self._list_foreign,
             "Doctor": self._doctor,
             "Events": self._events,
+            "Statistics": self._statistics,
             "Features": self._features,
         }
         return {(contract.MANAGER, name): handler for name, handler in methods.items()}
@@ -249,6 +253,21 @@ class Verbs:
             self._read_events(allowed, happened.events, _then(call, call.answer))
 
         self._authorized(call, lambda caller: self._manager.inspection.events(caller, wanted), read)
+
+    def _statistics(self, call: Call) -> None:
+        (options,) = call.arguments
+        keep = parse.statistics_options(options)
+
+        def read(caller: Caller) -> GLib.Variant:
+            found = self._manager.statistics
+            return statistics.told(found.ask(caller, call.sender) if keep else found.read())
+
+        def answer(_caller: Caller, told: GLib.Variant) -> None:
+            if keep:
+                self._leases.keep(call.sender, keep)
+            call.answer(told)
+
+        self._authorized(call, read, answer)
 
     def _doctor(self, call: Call) -> None:
         def answer(findings: GLib.Variant) -> None:

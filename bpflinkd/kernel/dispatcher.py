@@ -75,7 +75,7 @@ class MissCounter:
 
     def __init__(self, program_fd: int, missed_fd: int) -> None:
         """Takes both fds: the dispatcher's, and that of its map `missed`."""
-        self._program, self._missed = program_fd, missed_fd
+        self.program_fd, self._missed = program_fd, missed_fd
         self._values = c_uint64 * _possible_cpus()
         weakref.finalize(self, _close, program_fd, missed_fd)
 
@@ -84,7 +84,7 @@ class MissCounter:
         values = self._values()
         with unpreempted():
             libbpf_maps.map_lookup(self._missed, 0, values)
-        return Misses(empty=sum(values), suppressed=info.recursion_misses(self._program))
+        return Misses(empty=sum(values), suppressed=info.recursion_misses(self.program_fd))
 
 
 def _close(*fds: int) -> None:

@@ -1,9 +1,9 @@
 """The core's `Kernel` port on the real kernel: each method a few calls of the modules beside it."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import assert_never, cast
+from typing import TypeAlias, assert_never, cast
 
 from bpflinkd.core import attach_types
 from bpflinkd.core.errors import HookBusy, HookGone, NotSupported
@@ -12,6 +12,7 @@ from bpflinkd.core.maps import AS_USUAL, MapWishes
 from bpflinkd.core.model import Confinement, Feature, Foreign, LinkFacts, Occupant, ProgramInfo
 from bpflinkd.core.patterns import Interface
 from bpflinkd.core.ports import FoundLink, Link, Program, TakenOver
+from bpflinkd.core.runs import RunCounts
 from bpflinkd.core.sources import Source, WantedProgram
 from bpflinkd.core.survey import Survey
 from bpflinkd.core.targets import (
@@ -31,6 +32,7 @@ from bpflinkd.core.targets import (
 )
 from bpflinkd.kernel import (
     adopting,
+    counting,
     errnos,
     features,
     holders,
@@ -51,12 +53,23 @@ from bpflinkd.kernel.opening import ProgramOpener
 from bpflinkd.kernel.program import HeldProgram
 from bpflinkd.kernel.survey import survey
 
+Swapped: TypeAlias = Callable[[Target, float, bool], None]
+"""Told of each swap: where, how many seconds it took, and whether it was done."""
+
 
 class LinuxKernel:
     """Implements `core.ports.Kernel`."""
 
-    def __init__(self, *, compile_limits: Limits = LIMITS, compiler_socket: Path | None = None) -> None:
-        """Arguments are those of `ProgramOpener`."""
+    def __init__(
+        self,
+        *,
+        compile_limits: Limits = LIMITS,
+        compiler_socket: Path | None = None,
+        swapped: Swapped | None = None,
+    ) -> None:
+        """The first two are those of `ProgramOpener`."""
+        self._swapped = swapped
+        self._counting = counting.Counting()
         self._programs = ProgramOpener(compile_limits, compiler_socket)
         self._compiler_socket = compiler_socket
         self._cgroups = CgroupTree()
@@ -177,6 +190,15 @@ class LinuxKernel:
         return HeldLink(fd)
 
     def swap(self, link: Link, target: Target, program: Program, expected: ProgId) -> None:
+        began, done = time.monotonic(), False
+        try:
+            self._swap(link, target, program, expected)
+            done = True
+        finally:
+            if self._swapped is not None:
+                self._swapped(target, time.monotonic() - began, done)
+
+    def _swap(self, link: Link, target: Target, program: Program, expected: ProgId) -> None:
         held, live = cast(HeldProgram, program), cast(HeldLink, link)
         if isinstance(live, DispatchedLink):
             self._swap_slot(live, target, held, expected)
@@ -228,6 +250,19 @@ class LinuxKernel:
         assert isinstance(target, XdpTarget)
         assert isinstance(hook, XdpHook)
         adopting.give_back(cast(HeldLink, link), target, hook, cast(HeldProgram, program))
+
+    # Counting
+
+    def have_runs_counted(self, *, wanted: bool) -> None:
+        self._counting.set(wanted=wanted)
+
+    def runs_not_counted(self) -> str:
+        return self._counting.reason()
+
+    def run_counts(self, link: Link | None, program: Program | None) -> RunCounts | None:
+        return counting.run_counts(cast(HeldLink | None, link), cast(HeldProgram | None, program))
+
+    # The whole host
 
     def survey(self) -> Survey:
         return survey(self._cgroups)

@@ -222,6 +222,7 @@ def test_usage_is_exit_code_2_and_says_what(
         "status",
         "events",
         "blame",
+        "top",
         "config",
         "claim",
         "transfer",
