@@ -91,6 +91,7 @@ def test_the_document_of_a_link_is_the_same_from_list_and_show(bus: str) -> None
         "message": "the hook was empty for 3 ms",
         "policy": "alert",
         "lifetime": "owner",
+        "trial": None,
         "hold": {"holder": ":1.999", "grace": 2_500_000, "fallback": {"builtin": "pass"}, "until": None},
         "origin": {"file": "/etc/bpflinkd/links.d/a.toml", "template": "slices"},
         "created": 1_700_000_000_000_000,

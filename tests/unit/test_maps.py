@@ -17,8 +17,12 @@ def shape(name: str = "m", kind: int = HASH, key: int = 4, value: int = 8, entri
     return MapShape(name, kind, key, value, entries)
 
 
-def wishes(fresh: bool = False, **choices: MapChoice) -> MapWishes:
+def wishes(*, fresh: bool = False, **choices: MapChoice) -> MapWishes:
     return MapWishes(fresh=fresh, choices=tuple(choices.items()))
+
+
+def of_section(name: str, choice: MapChoice) -> MapWishes:
+    return MapWishes(choices=((name, choice),))
 
 
 @pytest.mark.parametrize(
@@ -31,7 +35,7 @@ def wishes(fresh: bool = False, **choices: MapChoice) -> MapWishes:
         pytest.param(shape("a"), shape("b"), AS_USUAL, {}, id="of another name is a new one"),
         pytest.param(shape("x.bss"), shape("x.bss"), AS_USUAL, {}, id="variables begin anew"),
         pytest.param(
-            shape("x.bss"), shape("x.bss"), wishes(**{".bss": KEEP}), {"x.bss": "x.bss"}, id="or are kept"
+            shape("x.bss"), shape("x.bss"), of_section(".bss", KEEP), {"x.bss": "x.bss"}, id="or are kept"
         ),
         pytest.param(
             shape(".data.hot"), shape(".data.hot"), AS_USUAL, {}, id="a custom section is variables too"
@@ -96,8 +100,8 @@ def test_all_that_does_not_fit_is_told_to_a_bound() -> None:
     [
         pytest.param(wishes(mm=KEEP), "did you mean 'm'", id="a typo"),
         pytest.param(wishes(other=FRESH), "it has: m, x.rodata", id="another map"),
-        pytest.param(wishes(**{".rodata": KEEP}), "constants", id="constants"),
-        pytest.param(wishes(**{"": FRESH}), "no map ''", id="no name"),
+        pytest.param(of_section(".rodata", KEEP), "constants", id="constants"),
+        pytest.param(of_section("", FRESH), "no map ''", id="no name"),
     ],
 )
 def test_a_choice_that_cannot_be(wanted: MapWishes, says: str) -> None:
