@@ -35,14 +35,17 @@ def load(
     *,
     given: bool = False,
     ifindex: int = 0,
+    log_level: int = 0,
 ) -> HeldProgram:
     """Load one program of an ELF object of root's here, with all maps of the object.
 
     Arguments and errors are those of `loading.load`.
     """
-    loaded = loading.load(data, program, attach_type, given=given, ifindex=ifindex)
+    loaded = loading.load(data, program, attach_type, given=given, ifindex=ifindex, log_level=log_level)
     with helper.closed_on_error([loaded.fd, *loaded.map_fds.values()]):
-        return _held(loaded.fd, loaded.name, data, loaded.declared, loaded.map_fds)
+        held = _held(loaded.fd, loaded.name, data, loaded.declared, loaded.map_fds)
+        held.log = loaded.log
+        return held
 
 
 def load_confined(
@@ -54,6 +57,7 @@ def load_confined(
     given: bool = False,
     limits: Limits,
     compiler_socket: Path | None = None,
+    log_level: int = 0,
 ) -> HeldProgram:
     """The same of somebody else's object: it is read and loaded by a process that can do little else.
 
@@ -68,7 +72,9 @@ def load_confined(
         BpflinkdError: as `loading.load`; a process that crashes on the object is `BadProgram`.
     """
     way = helper.way(compiler_socket)
-    return run_helper(way, data, program, attach_type, confined, given=given, limits=limits)
+    return run_helper(
+        way, data, program, attach_type, confined, given=given, limits=limits, log_level=log_level
+    )
 
 
 def run_helper(
@@ -80,6 +86,7 @@ def run_helper(
     *,
     given: bool,
     limits: Limits,
+    log_level: int = 0,
 ) -> HeldProgram:
     """Have it loaded by whatever is there; tests give scripts of their own, and drop nothing."""
     if program is not None and len(program) > _LONGEST_NAME:
@@ -96,6 +103,7 @@ def run_helper(
         "perfmon": confined.kernel_memory,
         "maps": confined.maps,
         "map_memory": confined.memory,
+        "log_level": log_level,
     }
     answer = helper.ask(way, LOAD, request, data, limits)
     with helper.closed_on_error(answer.fds):
@@ -111,6 +119,7 @@ def run_helper(
             confined=confined,
         )
         held = _held(came.fd, came.name, data, None, came.map_fds)
+        held.log = str(said["log"])
         # The loader's word for what the program is to be attached as; `fits` asks the kernel.
         told = said.get("declared")
         held.declared = next(

@@ -40,6 +40,8 @@ class HeldProgram:
         self.map_fds: dict[str, int] = dict(map_fds or {})
         """Open fds of the maps that were created with it, until they are pinned."""
         self.maps: tuple[str, ...] = tuple(self.map_fds) or map_names
+        self.log = ""
+        """What the verifier wrote when it was loaded, where it was asked to."""
 
     def fits(self, attach_type: AttachType) -> bool:
         """Try the attach with a bad cgroup fd: the kernel checks the program first.
