@@ -29,6 +29,8 @@ _COMMANDS: Final = {
     "list": "read",
     "show": "read",
     "foreign": "read",
+    "check": "check",
+    "diff": "diff",
     "doctor": "doctor",
     "status": "read",
     "events": "follow",
@@ -178,7 +180,8 @@ Examples:
   bpflinkctl show edge-filter --json
 
 \b
-Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no daemon, 4 not allowed, 5 doctor found something.
+Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no daemon, 4 not allowed, 5 doctor found something,
+6 check found an obstacle, or diff a difference.
 """
 
 

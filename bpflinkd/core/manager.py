@@ -10,6 +10,7 @@ from bpflinkd.core import checks, names, plan
 from bpflinkd.core.access import Access
 from bpflinkd.core.adoption import Adoption
 from bpflinkd.core.callers import Action, Caller
+from bpflinkd.core.checking import Checking
 from bpflinkd.core.checks import Checked, Loaded
 from bpflinkd.core.declared import Declarations
 from bpflinkd.core.declarer import Declarer, Outcome
@@ -81,6 +82,8 @@ class Manager:
         """Owning what somebody else attached."""
         self.inspection = Inspection(self._links, self._access, kernel, store, ticks, pins)
         """What not everybody may see, and what takes a look at the kernel."""
+        self.checking = Checking(self, self._links, self._access, kernel, store, self.inspection)
+        """What would become of an attach or a replace."""
         self._declarer = Declarer(self, self._links, kernel, store)
         self._observer = Observer(
             self._links,
