@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from bpflinkd.core import checks, map_shapes, plan, trials
+from bpflinkd.core import checks, map_shapes, plan, testruns
 from bpflinkd.core.access import Access
 from bpflinkd.core.callers import Action, Caller
 from bpflinkd.core.checks import Checked, Loaded
 from bpflinkd.core.errors import BadProgram, BadTarget, BpflinkdError, HookBusy, HookGone, NotSupported
 from bpflinkd.core.inspection import Inspection
 from bpflinkd.core.links import Links
-from bpflinkd.core.looking import Examined, Trial
+from bpflinkd.core.looking import Examined, Pair
 from bpflinkd.core.map_shapes import MapUse
 from bpflinkd.core.model import Confinement, Feature, Policy, Record, State
 from bpflinkd.core.ports import Kernel, Store
@@ -40,7 +40,7 @@ from bpflinkd.core.targets import (
     XdpMode,
     XdpTarget,
 )
-from bpflinkd.core.trials import Comparison
+from bpflinkd.core.testruns import Comparison
 
 if TYPE_CHECKING:
     from bpflinkd.core.manager import Manager
@@ -70,7 +70,7 @@ class CompareRequest:
     name: str
     program: WantedProgram
     packets_fd: int
-    most: int = trials.TOLD
+    most: int = testruns.TOLD
     """Differences that are told one by one."""
     force: bool = False
     """Whoever owns the link. Administrators only."""
@@ -110,7 +110,7 @@ class CheckReport:
 class CompareBegun(NamedTuple):
     """A comparison that is allowed, and the generation that is compared with."""
 
-    trial: Trial
+    pair: Pair
     record: Record
 
 
@@ -184,7 +184,7 @@ class Checking:
     def examine(self, request: CheckRequest, begun: CheckBegun) -> Examined:
         """Load the program and see what it is, on another thread. Whoever gets it finishes with it."""
         checked = begun.checked
-        return self._kernel.trials.examine(
+        return self._kernel.examiner.examine(
             request.program,
             checked.target,
             given=checked.given,
@@ -216,7 +216,7 @@ class Checking:
         """The maps of a link's program; none where it is gone meanwhile, or runs none."""
         entry = self._links.get(record.name) if record is not None else None
         running = entry.held.program if entry is not None else None
-        return self._kernel.trials.maps(running) if running is not None else ()
+        return self._kernel.examiner.maps(running) if running is not None else ()
 
     # What would it do?
 
@@ -232,8 +232,8 @@ class Checking:
         target, source = record.target, record.generation.source
         if isinstance(target, XdpTarget) and target.mode is XdpMode.OFFLOAD:
             raise NotSupported(f"link {name!r} runs on the device; packets are compared on the host only")
-        if target.attach_type.program_type not in trials.TESTABLE:
-            kinds = " and ".join(each.name.lower() for each in trials.TESTABLE)
+        if target.attach_type.program_type not in testruns.TESTABLE:
+            kinds = " and ".join(each.name.lower() for each in testruns.TESTABLE)
             raise NotSupported(
                 f"link {name!r} on {target} runs a program of type "
                 f"{target.attach_type.program_type.name.lower()}; the kernel runs packets through programs "
@@ -248,7 +248,7 @@ class Checking:
         if running is None:
             raise HookGone(f"link {name!r} is {entry.health.state} and holds no program to compare with")
         live = self._kernel.hold_program(running.info.id, source)
-        trial = Trial(
+        pair = Pair(
             target=target,
             program_type=target.attach_type.program_type,
             live=live,
@@ -260,14 +260,14 @@ class Checking:
             check_type=lambda program: plan.settle_target(target, program),
             ifindex=record.hook.ifindex if isinstance(record.hook, XdpHook) else IfIndex(0),
         )
-        return CompareBegun(trial, record)
+        return CompareBegun(pair, record)
 
     def compare(self, request: CompareRequest, begun: CompareBegun) -> Comparison:
         """Run the packets, on another thread."""
         try:
-            return self._kernel.trials.compare(begun.trial, request.packets_fd, request.most)
+            return self._kernel.examiner.compare(begun.pair, request.packets_fd, request.most)
         finally:
-            begun.trial.live.close()
+            begun.pair.live.close()
 
 
 def _same_place(wanted: WantedTarget, target: Target) -> bool:

@@ -9,7 +9,7 @@ from bpflinkd.core.map_shapes import MapUse
 from bpflinkd.core.model import Confinement
 from bpflinkd.core.sources import Source, WantedProgram
 from bpflinkd.core.targets import IfIndex, Target, WantedTarget
-from bpflinkd.core.trials import Comparison, TestedPacket
+from bpflinkd.core.testruns import Comparison, TestedPacket
 
 if TYPE_CHECKING:
     from bpflinkd.core.ports import Program
@@ -38,7 +38,7 @@ class Examined(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
+class Pair:
     """Two programs that are to be compared: the one that a link runs, and a new one."""
 
     target: Target
@@ -59,7 +59,7 @@ class Trial:
     """For XDP, the interface that packets seem to come from; 0 where there is none."""
 
 
-class Trials(Protocol):
+class Examiner(Protocol):
     """Loads programs only to look at them. For any thread: it takes as long as a load, or a minute."""
 
     def examine(
@@ -82,11 +82,11 @@ class Trials(Protocol):
     def maps(self, program: "Program") -> Sequence[MapUse]:
         """The maps that a loaded program uses."""
 
-    def compare(self, trial: Trial, packets_fd: int, most: int) -> Comparison:
+    def compare(self, pair: Pair, packets_fd: int, most: int) -> Comparison:
         """Run packets through both programs, in order, each with copies of the live maps.
 
         Args:
-            packets_fd: a sealed memfd; see `trials.packets`.
+            packets_fd: a sealed memfd; see `testruns.packets`.
             most: differences that are told one by one.
 
         Raises:

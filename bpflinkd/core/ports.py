@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.events import News, Operation, SlotHook, Touch
 from bpflinkd.core.ids import LinkId, Micros, ProgId, UnixMicros
-from bpflinkd.core.looking import Trials
+from bpflinkd.core.looking import Examiner
 from bpflinkd.core.model import (
     Confinement,
     Feature,
@@ -95,7 +95,7 @@ class Kernel(Protocol):
     """Programs, hooks and bpf_links."""
 
     @property
-    def trials(self) -> Trials:
+    def examiner(self) -> Examiner:
         """Loads programs only to look at them."""
 
     def open_program(

@@ -5,7 +5,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from gi.repository import GLib
 
-from bpflinkd.core import trials
+from bpflinkd.core import testruns
 from bpflinkd.core.attach_types import ProgramType
 from bpflinkd.core.callers import Caller
 from bpflinkd.core.checking import (
@@ -17,7 +17,7 @@ from bpflinkd.core.checking import (
     CompareRequest,
 )
 from bpflinkd.core.map_shapes import MapUse
-from bpflinkd.core.trials import Comparison, TestedPacket
+from bpflinkd.core.testruns import Comparison, TestedPacket
 from bpflinkd.dbus import parse, wire
 from bpflinkd.dbus.wrapper import Call
 
@@ -137,7 +137,7 @@ def _map(each: MapUse) -> dict[str, GLib.Variant]:
 def _tested(program_type: int, each: TestedPacket) -> dict[str, GLib.Variant]:
     return {
         "packet": _string(each.what),
-        "verdict": _string(trials.verdict(program_type, each.verdict)),
+        "verdict": _string(testruns.verdict(program_type, each.verdict)),
         "value": _u32(each.verdict),
         "nanoseconds": _u32(each.nanoseconds),
     }
@@ -145,7 +145,7 @@ def _tested(program_type: int, each: TestedPacket) -> dict[str, GLib.Variant]:
 
 def comparison(begun: CompareBegun, value: Comparison) -> GLib.Variant:
     """What Compare returns: (a{sv}). Not made on the main loop: it may have many rows."""
-    tally, kind = value.tally, begun.trial.program_type
+    tally, kind = value.tally, begun.pair.program_type
     generation = begun.record.generation
     verdicts = [(old, new, count) for (old, new), count in tally.verdicts.most_common()]
     told = {
@@ -164,10 +164,10 @@ def comparison(begun: CompareBegun, value: Comparison) -> GLib.Variant:
     return GLib.Variant.new_tuple(wire.vardict(told))
 
 
-def _names(kind: ProgramType, tally: trials.Tally) -> list[tuple[int, str]]:
+def _names(kind: ProgramType, tally: testruns.Tally) -> list[tuple[int, str]]:
     """Programs may return anything: the first few are named."""
     values = sorted({value for pair in tally.verdicts for value in pair})
-    return [(value, trials.verdict(kind, value)) for value in values[:_MOST_NAMED]]
+    return [(value, testruns.verdict(kind, value)) for value in values[:_MOST_NAMED]]
 
 
 def _dictionaries(rows: Iterable[Mapping[str, GLib.Variant]]) -> GLib.Variant:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from bpflinkd.core import chronicle, requests, trials
+from bpflinkd.core import chronicle, requests, testruns
 from bpflinkd.core.callers import Owner
 from bpflinkd.core.chronicle import Query
 from bpflinkd.core.errors import BadOption, BadProgram, BadTarget
@@ -161,9 +161,9 @@ class CompareOptions(NamedTuple):
 def compare_options(given: Dict) -> CompareOptions:
     """Parse them, or `BadOption`."""
     _check_options(given, {"limit": int, "force": bool})
-    most = given.get("limit", trials.TOLD)
-    if not 0 <= most <= trials.MOST_TOLD:
-        raise BadOption(f"the option 'limit' must be between 0 and {trials.MOST_TOLD}, not {most}")
+    most = given.get("limit", testruns.TOLD)
+    if not 0 <= most <= testruns.MOST_TOLD:
+        raise BadOption(f"the option 'limit' must be between 0 and {testruns.MOST_TOLD}, not {most}")
     return CompareOptions(most, given.get("force", False))
 
 

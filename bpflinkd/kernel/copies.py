@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from bpflinkd.core.errors import LimitExceeded
-from bpflinkd.core.trials import Kept
+from bpflinkd.core.testruns import Kept
 from bpflinkd.kernel import info, libbpf, libbpf_batches, libbpf_maps
 from bpflinkd.kernel.info import MapInfo
 from bpflinkd.kernel.libbpf_objects import possible_cpus

@@ -49,7 +49,7 @@ from bpflinkd.kernel.link import HeldLink
 from bpflinkd.kernel.opening import ProgramOpener
 from bpflinkd.kernel.program import HeldProgram
 from bpflinkd.kernel.survey import survey
-from bpflinkd.kernel.tried import ProgramTrials
+from bpflinkd.kernel.tried import ProgramExaminer
 
 
 class LinuxKernel:
@@ -58,7 +58,7 @@ class LinuxKernel:
     def __init__(self, *, compile_limits: Limits = LIMITS, compiler_socket: Path | None = None) -> None:
         """Arguments are those of `ProgramOpener`."""
         self._programs = ProgramOpener(compile_limits, compiler_socket)
-        self.trials = ProgramTrials(compile_limits, compiler_socket)
+        self.examiner = ProgramExaminer(compile_limits, compiler_socket)
         self._compiler_socket = compiler_socket
         self._cgroups = CgroupTree()
         self._kprobes = Kprobes()

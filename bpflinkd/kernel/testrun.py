@@ -11,14 +11,14 @@ import statistics
 from ctypes import Structure, addressof, byref, c_int, c_size_t, c_uint32, c_void_p
 from typing import Final
 
-from bpflinkd.core import attach_types, trials
+from bpflinkd.core import attach_types, testruns
 from bpflinkd.core.attach_types import ProgramType
 from bpflinkd.core.sources import Builtin
-from bpflinkd.core.trials import Sample, TestedPacket
+from bpflinkd.core.testruns import Sample, TestedPacket
 from bpflinkd.kernel import objects
 from bpflinkd.kernel.libbpf_calls import check, unchecked
 
-_ROOM: Final = trials.MAX_PACKET + 8192
+_ROOM: Final = testruns.MAX_PACKET + 8192
 """Bytes that a packet may have when it comes out: a program may make it longer."""
 _SAMPLES: Final = 51
 """Runs of which the time is the median."""
@@ -110,7 +110,7 @@ class Bench:
 
 def takes_interface(ifindex: int) -> bool:
     """Whether a test run can pretend that packets come from this interface: tried with a program of ours."""
-    data = trials.samples()[0].data
+    data = testruns.samples()[0].data
     packet = ctypes.create_string_buffer(data)
     program = objects.load_builtin(Builtin(name="pass"), attach_types.XDP)
     try:
@@ -125,7 +125,7 @@ def sampled(prog_fd: int, program_type: int, ifindex: int = 0) -> tuple[TestedPa
     Each packet is run on several times, so what the program counts it counts as often.
     """
     bench = Bench(prog_fd, ifindex=ifindex if program_type == ProgramType.XDP else 0)
-    return tuple(_sampled(bench, sample) for sample in trials.samples())
+    return tuple(_sampled(bench, sample) for sample in testruns.samples())
 
 
 def _sampled(bench: Bench, sample: Sample) -> TestedPacket:

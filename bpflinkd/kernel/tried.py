@@ -5,16 +5,16 @@ import time
 from pathlib import Path
 from typing import Final, cast
 
-from bpflinkd.core import trials
+from bpflinkd.core import testruns
 from bpflinkd.core.attach_types import ProgramType
 from bpflinkd.core.errors import BadOption, BadProgram, BpflinkdError, LimitExceeded
-from bpflinkd.core.looking import Examined, Trial
+from bpflinkd.core.looking import Examined, Pair
 from bpflinkd.core.map_shapes import MapUse
 from bpflinkd.core.model import Confinement
 from bpflinkd.core.ports import Program
 from bpflinkd.core.sources import PinnedProgram, ProgramById, ProgramFd, WantedProgram
 from bpflinkd.core.targets import WantedTarget
-from bpflinkd.core.trials import Comparison, Tally
+from bpflinkd.core.testruns import Comparison, Tally
 from bpflinkd.kernel import copies, files, info, libbpf_batches, loading, testrun
 from bpflinkd.kernel.helper import Limits
 from bpflinkd.kernel.opening import ProgramOpener
@@ -25,7 +25,7 @@ MOST_SECONDS: Final = 60.0
 """For all test runs of one comparison."""
 
 
-class ProgramTrials:
+class ProgramExaminer:
     """Loads programs to be looked at."""
 
     def __init__(self, limits: Limits, compiler_socket: Path | None) -> None:
@@ -44,7 +44,7 @@ class ProgramTrials:
         ifindex: int,
         whole_log: bool,
     ) -> Examined:
-        """See `core.looking.Trials`."""
+        """See `core.looking.Examiner`."""
         program = self._told.open(wanted, target, given=given, confined=confined)
         try:
             if whole_log and program.log:
@@ -89,32 +89,32 @@ class ProgramTrials:
             program.log = again.log
             again.close()
 
-    def compare(self, trial: Trial, packets_fd: int, most: int) -> Comparison:
-        """See `core.looking.Trials`."""
+    def compare(self, pair: Pair, packets_fd: int, most: int) -> Comparison:
+        """See `core.looking.Examiner`."""
         data = _packets(packets_fd)
-        count = trials.count(data)
-        lacks = _untestable(trial.new, None)
+        count = testruns.count(data)
+        lacks = _untestable(pair.new, None)
         if lacks:
             raise BadProgram(f"the new program cannot be compared: {lacks}")
-        old = self._again(trial)
+        old = self._again(pair)
         try:
-            new = self._plain.open(trial.new, trial.target, confined=trial.confined)
+            new = self._plain.open(pair.new, pair.target, confined=pair.confined)
             try:
-                return _compared(trial, old, new, data, count, most)
+                return _compared(pair, old, new, data, count, most)
             finally:
                 new.close()
         finally:
             old.close()
 
     def maps(self, program: Program) -> tuple[MapUse, ...]:
-        """See `core.looking.Trials`."""
+        """See `core.looking.Examiner`."""
         return maps_of(cast(HeldProgram, program))
 
-    def _again(self, trial: Trial) -> HeldProgram:
+    def _again(self, pair: Pair) -> HeldProgram:
         """The running program, loaded once more with maps of its own."""
-        live = trial.live.info
+        live = pair.live.info
         try:
-            old = self._plain.reload(trial.source, trial.image, trial.target, trial.confinement)
+            old = self._plain.reload(pair.source, pair.image, pair.target, pair.confinement)
         except BpflinkdError as error:
             sentence = f"the running program cannot be loaded once more to be compared with: {error}"
             raise type(error)(sentence, log=error.log) from None
@@ -155,7 +155,7 @@ def _untestable(wanted: WantedProgram, program: HeldProgram | None) -> str:
             "it is loaded already, and a test run would change what its maps hold; give the object or source "
             "that it comes from"
         )
-    if program is not None and program.info.type not in trials.TESTABLE:
+    if program is not None and program.info.type not in testruns.TESTABLE:
         return "test runs are for programs of the types xdp and cgroup_skb"
     return ""
 
@@ -163,23 +163,23 @@ def _untestable(wanted: WantedProgram, program: HeldProgram | None) -> str:
 def _packets(fd: int) -> bytes:
     """What a caller sent. It is a sealed memfd whoever sends it: the method asks for that."""
     try:
-        return files.read_sealed(fd, "capture", trials.MAX_BYTES)
+        return files.read_sealed(fd, "capture", testruns.MAX_BYTES)
     except BadProgram as error:
         raise BadOption(str(error)) from None
 
 
 def _compared(
-    trial: Trial, old: HeldProgram, new: HeldProgram, data: bytes, count: int, most: int
+    pair: Pair, old: HeldProgram, new: HeldProgram, data: bytes, count: int, most: int
 ) -> Comparison:
-    trial.check_type(new)
-    contents = copies.read(cast(HeldProgram, trial.live).fd)
+    pair.check_type(new)
+    contents = copies.read(cast(HeldProgram, pair.live).fd)
     filled, fresh = copies.fill(old.fd, contents, "running", sections=True)
     also, more = copies.fill(new.fd, contents, "new", sections=False)
     contents.clear()
     tally = Tally(most)
-    ifindex = trial.ifindex if trial.ifindex and testrun.takes_interface(trial.ifindex) else 0
+    ifindex = pair.ifindex if pair.ifindex and testrun.takes_interface(pair.ifindex) else 0
     benches = Bench(old.fd, ifindex=ifindex), Bench(new.fd, ifindex=ifindex)
-    _run(trial.program_type, benches, data, tally)
+    _run(pair.program_type, benches, data, tally)
     if not tally.verdicts:
         reasons = "; ".join(f"{number} are {why}" for why, number in tally.not_run.items())
         raise BadOption(f"none of the {count} packets could be tried: {reasons}")
@@ -198,13 +198,13 @@ def _run(program_type: ProgramType, benches: tuple[Bench, Bench], data: bytes, t
     start = ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value or 0
     until = time.monotonic() + MOST_SECONDS
     compares_packets = program_type == ProgramType.XDP
-    for index, packet in enumerate(trials.packets(data)):
+    for index, packet in enumerate(testruns.packets(data)):
         if time.monotonic() > until:
             raise LimitExceeded(
                 f"the comparison took more than {MOST_SECONDS:g} s, and was at packet {index}; "
                 "give fewer packets"
             )
-        why = trials.why_never_run(program_type, data, packet)
+        why = testruns.why_never_run(program_type, data, packet)
         if why:
             tally.not_run[why] += 1
             continue
@@ -217,7 +217,7 @@ def _run(program_type: ProgramType, benches: tuple[Bench, Bench], data: bytes, t
         altered = (
             compares_packets
             and before == after
-            and trials.goes_on(program_type, before)
+            and testruns.goes_on(program_type, before)
             and (old.size_out != new.size_out or old.packet_out != new.packet_out)
         )
         tally.add(index, before, after, altered=altered)

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bpflinkd.core import trials
+from bpflinkd.core import testruns
 from bpflinkd.core.attach_types import ProgramType
 from bpflinkd.core.errors import BadOption
 from bpflinkd.core.map_shapes import MapUse, compatibility
-from bpflinkd.core.trials import Packet, Tally
+from bpflinkd.core.testruns import Packet, Tally
 
 XDP, SKB = ProgramType.XDP, ProgramType.CGROUP_SKB
 
@@ -23,14 +23,14 @@ def sent(*packets: bytes) -> bytes:
 @given(st.lists(st.binary(max_size=80), min_size=1, max_size=20))
 def test_packets_are_found_as_they_were_sent(packets: list[bytes]) -> None:
     data = sent(*packets)
-    assert trials.count(data) == len(packets)
-    assert [data[at : at + size] for at, size in trials.packets(data)] == packets
+    assert testruns.count(data) == len(packets)
+    assert [data[at : at + size] for at, size in testruns.packets(data)] == packets
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_packets_or_refused(data: bytes) -> None:
     try:
-        assert sum(4 + packet.size for packet in trials.packets(data)) == len(data)
+        assert sum(4 + packet.size for packet in testruns.packets(data)) == len(data)
     except BadOption as refused:
         assert "packet" in str(refused)
 
@@ -49,7 +49,7 @@ def test_any_bytes_are_packets_or_refused(data: bytes) -> None:
 )
 def test_what_does_not_fit_is_refused(data: bytes, says: str) -> None:
     with pytest.raises(BadOption, match=says):
-        trials.count(data)
+        testruns.count(data)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_what_does_not_fit_is_refused(data: bytes, says: str) -> None:
     ],
 )
 def test_what_is_never_tried(kind: ProgramType, packet: bytes, why: str) -> None:
-    said = trials.why_never_run(kind, b"before" + packet, Packet(6, len(packet)))
+    said = testruns.why_never_run(kind, b"before" + packet, Packet(6, len(packet)))
     assert said.startswith(why)
     assert bool(said) == bool(why)
 
@@ -84,8 +84,8 @@ def test_what_is_never_tried(kind: ProgramType, packet: bytes, why: str) -> None
     ],
 )
 def test_verdicts_have_names(kind: ProgramType, value: int, name: str, goes_on: bool) -> None:
-    assert trials.verdict(kind, value) == name
-    assert trials.goes_on(kind, value) == goes_on
+    assert testruns.verdict(kind, value) == name
+    assert testruns.goes_on(kind, value) == goes_on
 
 
 def test_a_tally_counts_all_and_keeps_some() -> None:
@@ -99,7 +99,7 @@ def test_a_tally_counts_all_and_keeps_some() -> None:
 
 
 def test_packets_that_we_make_up_are_whole() -> None:
-    first, second = (dpkt.ethernet.Ethernet(sample.data) for sample in trials.samples())
+    first, second = (dpkt.ethernet.Ethernet(sample.data) for sample in testruns.samples())
     assert isinstance(first.data.data, dpkt.udp.UDP)
     assert isinstance(second.data.data, dpkt.tcp.TCP)
     for frame in (first, second):
