@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
-from bench import declared, kprobe, noticed, packets, reads, replace, thousand
+from bench import declared, diff, kprobe, noticed, packets, reads, replace, thousand
 from bench.setting import Setting
 from bench.table import Row, show
 
@@ -22,6 +22,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "memory": thousand.memory,
     "sweep": thousand.sweep,
     "list": thousand.command_line,
+    "diff": diff.hundred_thousand,
     "boot": declared.boot,
     "reload": declared.reload,
     "hotplug": declared.hotplug,

@@ -13,6 +13,7 @@ It takes one message: JSON `{"do": "probe"}`, or one of
     {"do": "load", "program": str | null, "type": int | null, "attach_type": int | null, "given": bool,
      "perfmon": bool, "maps": int, "map_memory": int, "constants": {str: str}}
 
+perhaps with `"log_level": int`, as `loading.load` has it; and
 with the limits `"memory"`, bytes of address space, and `"seconds"` of processor time; and two fds: the
 source or object, and a file for all that is said on the way, which becomes fds 1 and 2. Where `perfmon` is
 false it gives up CAP_PERFMON before it reads any of the first. `maps` and `map_memory` limit the maps of an
@@ -64,6 +65,8 @@ _MOST_MAPS: Final = _MOST_FDS - 1
 _MESSAGE: Final = 1 << 17
 _DEBUG_BPF: Final = 2
 """bcc: ask for the verifier's log, whatever becomes of the program."""
+_DEBUGS: Final = (0, _DEBUG_BPF, 0x10)
+"""bcc: by what the verifier is to write on a program that it takes."""
 _MOST_LOG: Final = 1 << 18
 """Bytes of the file for what is said."""
 _MOST_TEXT: Final = 4000
@@ -167,12 +170,12 @@ def answer(request: dict[str, Any], source: bytes) -> tuple[dict[str, Any], list
             _ours("kernel.confined").check_instructions(name, instructions(module, name))
         maps = _maps(bcc.lib, module)
         maps |= _carry_over(bcc.lib, module, name, maps, _carry(request))
-        program = _load(module, name, request)
+        program, log = _load(module, name, request)
     except _CannotLoad as refusal:
         return refusal.args[0], []
     except errors.BpflinkdError as refusal:
         return _refused(refusal), []
-    return {"kind": "loaded", "function": name, "maps": list(maps), "log": [0, 0]}, [program, *maps.values()]
+    return {"kind": "loaded", "function": name, "maps": list(maps), "log": log}, [program, *maps.values()]
 
 
 def _ours(name: str) -> Any:
@@ -215,12 +218,15 @@ def _load_object(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], 
             confined=limits,
             constants=request["constants"],
             carry=_carry(request),
+            log_level=request.get("log_level", 0),
         )
     except errors.BpflinkdError as refusal:
         return _refused(refusal), []
     declared = found.declared and found.declared.number
     said = {"kind": "loaded", "function": found.name, "maps": list(found.map_fds), "declared": declared}
-    return {**said, "log": [0, 0]}, [found.fd, *found.map_fds.values()]
+    log = found.log.encode(errors="replace")[-_MOST_LOG:]
+    os.pwrite(2, log, 0)
+    return {**said, "log": [0, len(log)]}, [found.fd, *found.map_fds.values()]
 
 
 def _carry(request: dict[str, Any]) -> Any:
@@ -311,16 +317,18 @@ def _maps(lib: Any, module: Any) -> dict[str, int]:
     return found
 
 
-def _load(module: Any, name: str, request: dict[str, Any]) -> int:
-    """The program's fd. Without a log at the first try, ask for one: some refusals come with none."""
+def _load(module: Any, name: str, request: dict[str, Any]) -> tuple[int, list[int]]:
+    """The program's fd, and where its log is, if one is wanted. Without a log at the first try, ask for one:
+    some refusals come with none."""
     code = 0
     start = _said()
-    for debug in (0, _DEBUG_BPF):
+    wanted = _DEBUGS[request.get("log_level", 0)]
+    for debug in (wanted, _DEBUG_BPF):
         module.debug = debug
         ctypes.set_errno(0)
         try:
             loaded = module.load_func(name.encode(), request["type"], attach_type=request["attach_type"])
-            return int(loaded.fd)
+            return int(loaded.fd), [start, _said()] if wanted else [0, 0]
         except MemoryError:
             raise
         except Exception:  # bcc raises nothing narrower  # noqa: BLE001, RUF100

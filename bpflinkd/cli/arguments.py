@@ -1,6 +1,6 @@
 """TARGET, SOURCE and OWNER of the command line, parsed into what the client takes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
 import click
@@ -81,6 +81,11 @@ def source_options(command: _Decorated) -> _Decorated:
     ):
         command = decorate(command)
     return command
+
+
+def source_of(given: Mapping[str, Any]) -> SourceOptions:
+    """The options of a SOURCE among those of a command."""
+    return SourceOptions(*(given[field] for field in SourceOptions._fields))
 
 
 def target(

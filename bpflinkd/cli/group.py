@@ -32,6 +32,8 @@ _COMMANDS: Final = {
     "show": "read",
     "history": "past",
     "foreign": "read",
+    "check": "check",
+    "diff": "diff",
     "doctor": "doctor",
     "status": "read",
     "events": "follow",
@@ -182,7 +184,8 @@ Examples:
   bpflinkctl show edge-filter --json
 
 \b
-Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no daemon, 4 not allowed, 5 doctor found something.
+Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no daemon, 4 not allowed, 5 doctor found something,
+6 check found an obstacle, or diff a difference.
 """
 
 

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from bpflinkd.cli.agent import Agent
     from bpflinkd.cli.render import Output
@@ -51,6 +53,21 @@ class Settings:
         from bpflinkd.cli.render import Output
 
         return Output(json=self.json, no_color=self.no_color)
+
+    @contextlib.contextmanager
+    def waiting(self, words: str) -> Iterator[None]:
+        """Show on a terminal what takes a while, once it has taken a second."""
+        ends: list[Callable[[], None]] = []
+        timer = threading.Timer(1.0, lambda: ends.append(self._spin(words)))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
+            for end in ends:
+                end()
 
     def _spin(self, words: str) -> Callable[[], None]:
         """Show on a terminal that we wait; returns what ends it."""

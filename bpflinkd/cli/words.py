@@ -101,6 +101,14 @@ def milliseconds(micros: int) -> str:
     return f"{micros / 1000:.1f} ms"
 
 
+def size(number: int) -> str:
+    """Bytes in their largest unit: 512 bytes, 4.1 KiB, 64 MiB."""
+    for unit, length in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if number >= length:
+            return f"{number / length:.1f}".removesuffix(".0") + f" {unit}"
+    return f"{number} bytes"
+
+
 def duration(micros: int) -> str:
     """A span of time in microseconds: 10 s, 0.5 s."""
     return f"{micros / _MICROS:g} s"

@@ -30,6 +30,8 @@ from bpflinkd.client.owners import Owner, Unit, User
 from bpflinkd.client.programs import Builtin, CSource, Object, Pinned, Program, ProgramFd, ProgramId
 from bpflinkd.client.targets import CgroupTarget, KprobeTarget, Target, XdpTarget
 from bpflinkd.client.values import (
+    Checked,
+    Compared,
     Event,
     LinkProperties,
     LinkStatistics,
@@ -61,8 +63,10 @@ __all__ = [
     "Builtin",
     "CSource",
     "CgroupTarget",
+    "Checked",
     "Client",
     "ClientError",
+    "Compared",
     "Event",
     "HookBusy",
     "HookGone",

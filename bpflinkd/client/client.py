@@ -14,6 +14,7 @@ from bpflinkd.client.log import EventLog, gone
 from bpflinkd.client.messages import options, text
 from bpflinkd.client.owners import Owner
 from bpflinkd.client.programs import CSource, Generation, Program
+from bpflinkd.client.review import Review
 from bpflinkd.client.targets import Target
 from bpflinkd.client.values import (
     Event,
@@ -70,6 +71,8 @@ class Client:
         self._connection = Connection(bus, timeout=timeout or QUICK, interactive=interactive, slow=slow)
         self.log = EventLog(self._connection, self._manager)
         """What happened, also before this client was there."""
+        self.review = Review(self._review)
+        """What would become of an attach or a replace."""
 
     def __enter__(self) -> "Client":
         return self
@@ -335,6 +338,9 @@ class Client:
         """A call that sends a program; the one thing that it returns."""
         body, long = GLib.Variant(signature, arguments), isinstance(program, CSource | Generation)
         return self._exchange(ROOT, MANAGER, method, body, files, long=long)[0][0]
+
+    def _review(self, method: str, arguments: GLib.Variant, files: Gio.UnixFDList) -> Any:
+        return self._exchange(ROOT, MANAGER, method, arguments, files, long=True)[0][0]
 
     def _get_all(self, path: str, interface: str) -> Any:
         return self._exchange(path, PROPERTIES, "GetAll", GLib.Variant("(s)", (interface,)))[0][0]

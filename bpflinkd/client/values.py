@@ -152,6 +152,66 @@ class Past(_Past, total=False):
     """Those that were set."""
 
 
+class Checked(TypedDict, total=False):
+    """What Check returns. Structs are sequences."""
+
+    target: tuple[str, str, str]
+    attach_type: str
+    program: tuple[int, str, str, str]
+    """Id, name, tag, type; it is unloaded by now."""
+    log: str
+    """What the verifier wrote: its numbers, or all, shortened in the middle; empty where it wrote nothing."""
+    translated: int
+    jited: int
+    """Bytes of instructions after the verifier, and of machine code."""
+    verified: int
+    """Instructions that the verifier looked at."""
+    maps: list[dict[str, Any]]
+    """Each with `name`, `type`, `key_size`, `value_size`, `max_entries`, `flags`, and `memory` in bytes."""
+    program_memory: int
+    memory: int
+    """Bytes of the program, and of it with its maps."""
+    features: list[tuple[str, bool, str]]
+    """What it needs of kernel and host: name, whether that is there, why not."""
+    refusal: str
+    obstacle: str
+    """Name and sentence of the error that an attach or replace would meet at the target; empty where none."""
+    tests: list[dict[str, Any]]
+    """Each with `packet` in words, `verdict`, `value` and `nanoseconds`."""
+    not_tested: str
+    """Why there are none."""
+    compatibility: list[str]
+    """How its maps differ from those of the running program."""
+    generation: int
+    running: tuple[int, str, str, str]
+    """Of the link, where one was named."""
+
+
+class Compared(TypedDict):
+    """What Compare returns. Structs are sequences."""
+
+    type: str
+    """`xdp` or `cgroup_skb`."""
+    generation: int
+    running: tuple[int, str, str, str]
+    """What was compared with: generation, and id, name, tag and type of its program."""
+    packets: int
+    verdicts: list[tuple[int, int, int]]
+    """What the running and the new program returned, and for how many packets."""
+    names: list[tuple[int, str]]
+    """Verdicts in words."""
+    differing: int
+    """Packets that are treated otherwise."""
+    differences: list[tuple[int, int, int, bool]]
+    """The first of them: which packet, from 0; both verdicts; only what comes out is another packet."""
+    not_run: list[tuple[str, int]]
+    """Why packets were not tried, and how many."""
+    copied: list[str]
+    """Live maps whose contents the copies began with."""
+    fresh: list[tuple[str, str, str]]
+    """Maps that began otherwise: of the `running` or `new` program, name, why."""
+
+
 class LinkProperties(TypedDict):
     """One link, as in the interface org.bpflinkd1.Link; structs are sequences, times are microseconds."""
 

@@ -12,6 +12,8 @@ COSTS: Final = {
     "List": 5,
     "ListForeign": 20,
     "Doctor": 40,
+    "Check": 20,
+    "Compare": 40,
     "Events": 20,
     "Statistics": 40,
     "Features": 5,

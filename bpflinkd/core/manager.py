@@ -10,6 +10,7 @@ from bpflinkd.core import checks, names, plan
 from bpflinkd.core.access import Access
 from bpflinkd.core.adoption import Adoption
 from bpflinkd.core.callers import Action, Caller
+from bpflinkd.core.checking import Checking
 from bpflinkd.core.checks import Checked, Loaded
 from bpflinkd.core.declared import Declarations
 from bpflinkd.core.declarer import Declarer, Outcome
@@ -88,6 +89,8 @@ class Manager:
         """Confirmation of generations that wait for it."""
         self.statistics = Statistics(self._links, self._access, kernel, ticks)
         """How often programs ran."""
+        self.checking = Checking(self, self._links, self._access, kernel, store, self.inspection)
+        """What would become of an attach or a replace."""
         self._declarer = Declarer(self, self._links, kernel, store)
         self._observer = Observer(
             self._links,

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.events import News, Operation, SlotHook, Touch
 from bpflinkd.core.ids import LinkId, Micros, ProgId, UnixMicros
+from bpflinkd.core.looking import Examiner
 from bpflinkd.core.maps import AS_USUAL, MapWishes
 from bpflinkd.core.model import (
     Confinement,
@@ -95,6 +96,10 @@ class Company(Protocol):
 
 class Kernel(Protocol):
     """Programs, hooks and bpf_links."""
+
+    @property
+    def examiner(self) -> Examiner:
+        """Loads programs only to look at them."""
 
     def open_program(
         self,

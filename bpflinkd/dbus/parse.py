@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from bpflinkd.core import chronicle, requests
+from bpflinkd.core import chronicle, requests, testruns
 from bpflinkd.core.callers import Owner
 from bpflinkd.core.chronicle import Query
 from bpflinkd.core.errors import BadOption, BadProgram, BadTarget
@@ -162,6 +162,36 @@ def detach_options(given: Dict) -> bool:
     _check_options(given, {"force": bool})
     force: bool = given.get("force", False)
     return force
+
+
+class CheckOptions(NamedTuple):
+    """What may be said of a check."""
+
+    link: str | None
+    """Whose program would be replaced."""
+    whole_log: bool
+
+
+def check_options(given: Dict) -> CheckOptions:
+    """Parse them, or `BadOption`."""
+    _check_options(given, {"link": str, "log": bool})
+    return CheckOptions(given.get("link"), given.get("log", False))
+
+
+class CompareOptions(NamedTuple):
+    """What may be said of a comparison."""
+
+    most: int
+    force: bool
+
+
+def compare_options(given: Dict) -> CompareOptions:
+    """Parse them, or `BadOption`."""
+    _check_options(given, {"limit": int, "force": bool})
+    most = given.get("limit", testruns.TOLD)
+    if not 0 <= most <= testruns.MOST_TOLD:
+        raise BadOption(f"the option 'limit' must be between 0 and {testruns.MOST_TOLD}, not {most}")
+    return CompareOptions(most, given.get("force", False))
 
 
 class AdoptOptions(NamedTuple):

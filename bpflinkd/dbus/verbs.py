@@ -32,6 +32,7 @@ from bpflinkd.core.sources import ObjectFile, ObjectImage, SourceFile, SourceTex
 from bpflinkd.dbus import contract, happened, parse, statistics, wire
 from bpflinkd.dbus.examination import Examination
 from bpflinkd.dbus.leases import Leases
+from bpflinkd.dbus.looking import Looking
 from bpflinkd.dbus.polkit import Polkit
 from bpflinkd.dbus.wrapper import Call, Handlers
 
@@ -98,6 +99,7 @@ class Verbs:
         self._bus = bus
         self._leases = leases
         self._examination = Examination(manager.inspection, submit, submit_slow, circumstances)
+        self._looking = Looking(manager.checking, _then, submit, submit_slow)
 
     @property
     def handlers(self) -> Handlers:
@@ -116,6 +118,8 @@ class Verbs:
             "ProgramFile": self._program_file,
             "ListForeign": self._list_foreign,
             "Doctor": self._doctor,
+            "Check": self._check,
+            "Compare": self._compare,
             "Events": self._events,
             "Statistics": self._statistics,
             "Features": self._features,
@@ -277,6 +281,12 @@ class Verbs:
             self._examination.begin(caller, ours, _then(call, answer))
 
         self._authorized(call, self._manager.inspection.begin_examination, begin)
+
+    def _check(self, call: Call) -> None:
+        self._looking.check(call, self._authorized)
+
+    def _compare(self, call: Call) -> None:
+        self._looking.compare(call, self._authorized)
 
     def _features(self, call: Call) -> None:
         def reply(found: tuple[Feature, ...]) -> GLib.Variant:

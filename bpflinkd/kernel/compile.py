@@ -97,6 +97,7 @@ def compile_source(
     carry: Carry | None = None,
     limits: Limits = LIMITS,
     compiler_socket: Path | None = None,
+    log_level: int = 0,
 ) -> HeldProgram:
     """Compile C with bcc and load one function of it, with all maps of the source. Nothing is attached.
 
@@ -106,6 +107,7 @@ def compile_source(
         confined: with what limits, and whether with CAP_PERFMON; None: as root's.
         carry: what the program that it replaces leaves to it.
         compiler_socket: where systemd starts a compiler for each connection; None: start one as a child.
+        log_level: as for `loading.load`.
 
     Raises:
         BadProgram: it does not compile, lacks the function, or takes more time or memory than `limits`.
@@ -119,7 +121,16 @@ def compile_source(
         if reason:
             raise NotSupported(reason)
     way = helper.way(compiler_socket)
-    return run_helper(way, source, function, attach_type, confined=confined, carry=carry, limits=limits)
+    return run_helper(
+        way,
+        source,
+        function,
+        attach_type,
+        confined=confined,
+        carry=carry,
+        limits=limits,
+        log_level=log_level,
+    )
 
 
 def run_helper(
@@ -131,6 +142,7 @@ def run_helper(
     confined: Confinement | None = None,
     carry: Carry | None = None,
     limits: Limits = LIMITS,
+    log_level: int = 0,
 ) -> HeldProgram:
     """Have it compiled by whatever is there; tests give scripts of their own, and drop nothing."""
     if function is not None and not _IDENTIFIER.fullmatch(function):
@@ -141,6 +153,7 @@ def run_helper(
         "type": int(attach_type.program_type),
         "attach_type": attach_type.number,
         "perfmon": confined is None or confined.kernel_memory,
+        "log_level": log_level,
     }
     answer = helper.ask(way, COMPILE, request, source, limits, carry)
     with helper.closed_on_error(answer.fds):
@@ -151,13 +164,15 @@ def run_helper(
         came = answers.received(
             said, answer, COMPILE, function=function, program_type=kind, confined=confined
         )
-        return HeldProgram(
+        held = HeldProgram(
             came.fd,
             StoredSource(sha256=hashlib.sha256(source).hexdigest(), program=came.name),
             declared=attach_type,
             image=source,
             map_fds=came.map_fds,
         )
+        held.log = str(said["log"])
+        return held
 
 
 def _refusal(said: Mapping[str, Any], function: str | None, limits: Limits) -> BpflinkdError:

@@ -18,6 +18,7 @@ LINK_INFO_SIZE: Final = 64
 """Bytes of `struct bpf_link_info` that we ask for; XDP and cgroup links fill the first 28."""
 _PROG_INFO_SIZE: Final = 80
 _PROG_INFO_STATS_SIZE: Final = 216
+_PROG_INFO_VERIFIED_SIZE: Final = 224
 _MAP_INFO_SIZE: Final = 64
 
 
@@ -128,9 +129,36 @@ def map_info(map_fd: int) -> MapInfo:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ProgramSize:
+    """How large a loaded program is."""
+
+    jited: int
+    """Bytes of machine code; 0 where it is interpreted."""
+    translated: int
+    """Bytes of instructions after the verifier."""
+    verified: int
+    """Instructions that the verifier looked at, on all paths; 0 on kernels that do not tell (before 5.16)."""
+    memory: int
+    """Bytes that the kernel counts for it."""
+
+
+def program_size(fd: int) -> ProgramSize:
+    """Ask once: u32 jited_prog_len and xlated_prog_len at byte 16, verified_insns at 216."""
+    buffer = ctypes.create_string_buffer(_PROG_INFO_VERIFIED_SIZE)
+    libbpf.obj_info(fd, buffer, c_uint32(_PROG_INFO_VERIFIED_SIZE))
+    jited, translated = struct.unpack_from("=II", buffer.raw, 16)
+    (verified,) = struct.unpack_from("=I", buffer.raw, 216)
+    return ProgramSize(jited, translated, verified, _memory(fd))
+
+
 def map_memory(map_fd: int) -> int:
     """Bytes of memory that the kernel counts for a map just now. Source: bpf_map_show_fdinfo()."""
-    with open(f"/proc/self/fdinfo/{map_fd}", encoding="ascii", errors="replace") as told:
+    return _memory(map_fd)
+
+
+def _memory(fd: int) -> int:
+    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii", errors="replace") as told:
         lines = dict(line.split(":", 1) for line in told if ":" in line)
     return int(lines["memlock"])
 

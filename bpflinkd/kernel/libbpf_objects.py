@@ -31,6 +31,7 @@ _program_set_type = declare("bpf_program__set_type", c_int, c_void_p, c_int)
 program_attach_type = declare("bpf_program__expected_attach_type", c_int, c_void_p)
 _program_set_attach = declare("bpf_program__set_expected_attach_type", c_int, c_void_p, c_int)
 _program_set_autoload = declare("bpf_program__set_autoload", c_int, c_void_p, c_bool)
+_program_set_log_level = declare("bpf_program__set_log_level", c_int, c_void_p, c_uint32)
 _program_set_ifindex = declare("bpf_program__set_ifindex", None, c_void_p, c_uint32)
 program_fd = declare("bpf_program__fd", c_int, c_void_p)
 _program_flags = declare("bpf_program__flags", c_uint32, c_void_p)
@@ -109,6 +110,11 @@ def program_set_attach_type(program: int, number: int) -> None:
 def program_set_autoload(program: int, wanted: bool) -> None:
     """Choose whether loading the object loads this program."""
     check(_program_set_autoload(program, wanted), "bpf_program__set_autoload")
+
+
+def program_set_log_level(program: int, level: int) -> None:
+    """Choose what the verifier writes down, also of a program that it takes: bits of BPF_LOG_*."""
+    check(_program_set_log_level(program, level), "bpf_program__set_log_level")
 
 
 def program_may_sleep(program: int) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import threading
 from collections.abc import Callable, Iterator
 from ctypes import c_char_p, c_int, c_size_t, c_void_p
 from typing import Final, TypeAlias
@@ -12,11 +13,22 @@ _VA_LIST_SIZE: Final = 32  # x86-64 has 24 bytes, aarch64 32; both are passed by
 _DEBUG: Final = 2
 Said: TypeAlias = Callable[[], str]
 """What libbpf has printed so far."""
-_sinks: list[list[str]] = []
+_LOG: Final = b"BEGIN PROG LOAD LOG"
+"""Of the verifier's log on a program that it took: the one thing of the level debug that is of use."""
+
+
+class _Sinks(threading.local):
+    """Where it goes, by thread: libbpf prints on the one that called it."""
+
+    def __init__(self) -> None:
+        self.all: list[list[str]] = []
+
+
+_sinks: Final = _Sinks()
 
 
 def _print(level: int, text: bytes, arguments: int) -> int:
-    if level >= _DEBUG or not _sinks:
+    if not _sinks.all or (level >= _DEBUG and _LOG not in text):
         return 0
     # A va_list can be walked once: keep a copy for the second vsnprintf.
     copy = ctypes.create_string_buffer(ctypes.string_at(arguments, _VA_LIST_SIZE), _VA_LIST_SIZE)
@@ -25,7 +37,7 @@ def _print(level: int, text: bytes, arguments: int) -> int:
         return 0
     line = ctypes.create_string_buffer(size + 1)
     _libc.vsnprintf(line, c_size_t(size + 1), text, copy)
-    _sinks[-1].append(line.value.decode(errors="replace"))
+    _sinks.all[-1].append(line.value.decode(errors="replace"))
     return 0
 
 
@@ -40,10 +52,10 @@ def listen(library: ctypes.CDLL) -> None:
 
 @contextlib.contextmanager
 def captured() -> Iterator[Said]:
-    """Collect what libbpf says within the block; call the result for the text so far."""
+    """Collect what libbpf says within the block, on this thread; call the result for the text so far."""
     lines: list[str] = []
-    _sinks.append(lines)
+    _sinks.all.append(lines)
     try:
         yield lambda: "".join(lines)
     finally:
-        _sinks.remove(lines)
+        _sinks.all.remove(lines)

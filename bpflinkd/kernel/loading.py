@@ -38,6 +38,11 @@ _CALL_MASK: Final = 0xFFFF_FFFF_0000_F0FF
 _CALL_OVERRIDE_RETURN: Final = 0x3A_0000_0085
 """BPF_JMP | BPF_CALL of a helper, number 58."""
 _MOST_LISTED: Final = 20
+_STATS: Final = 4
+"""BPF_LOG_STATS."""
+_BEGIN, _END = "-- BEGIN PROG LOAD LOG --\n", "-- END PROG LOAD LOG --"
+MOST_LOG: Final = 1 << 17
+"""Characters that are kept of the log on a program that is loaded."""
 _LOG: Final = re.compile(r"-- BEGIN PROG LOAD LOG --\n(.*?)-- END PROG LOAD LOG --", re.DOTALL)
 
 
@@ -51,6 +56,8 @@ class Loaded(NamedTuple):
     """What it was loaded to be attached as; None where there is no saying."""
     map_fds: dict[str, int]
     """All maps of the object by name, those of its data sections too."""
+    log: str = ""
+    """What the verifier wrote on the way, where it was asked to."""
 
 
 class RunningMap(NamedTuple):
@@ -83,6 +90,7 @@ def load(
     confined: Confined | None = None,
     constants: Mapping[str, str] | None = None,
     carry: Carry | None = None,
+    log_level: int = 0,
 ) -> Loaded:
     """Load one program of an ELF object, with all maps of the object. Nothing is pinned or attached.
 
@@ -95,6 +103,8 @@ def load(
         confined: what it may be; None for whatever the kernel takes.
         constants: values of global constants, by name, as text.
         carry: what the program that it replaces leaves to it.
+        log_level: what the verifier writes where it takes the program: 0 nothing, 1 its numbers, 2 also
+            each instruction with what is known there. It refuses a program that it would write too much on.
 
     Raises:
         BadOption: there is no such constant or map, or the value does not fit.
@@ -123,11 +133,15 @@ def load(
             _set_constants(handle, constants or {})
             if carry is not None:
                 _carry_over(handle, carry)
+            if log_level:
+                libbpf_objects.program_set_log_level(chosen, log_level | _STATS)
             load_prepared(handle, name, said)
             if confined is not None and not confined.kernel_memory:
                 # Only now calls are filled in and subprograms there. The program runs nowhere yet.
                 confining.check_instructions(name, libbpf_objects.program_instructions(chosen))
-            return _received(handle, chosen, name, declared)
+            return _received(handle, chosen, name, declared)._replace(
+                log=_log_of(said()) if log_level else ""
+            )
         finally:
             libbpf_objects.object_close(handle)
 
@@ -311,6 +325,21 @@ def _load_error(name: str, error: OSError, text: str) -> BpflinkdError:
         f"program {name!r} cannot be loaded: {_gist(text) or os.strerror(error.errno or 0)}",
         log=text.rstrip(),
     )
+
+
+def _log_of(text: str) -> str:
+    """The log on a program that was loaded, the last of several."""
+    _, found, rest = text.rpartition(_BEGIN)
+    return shortened(rest.partition(_END)[0].rstrip()) if found else ""
+
+
+def shortened(log: str) -> str:
+    """A log that may have megabytes: its beginning, and its end, where the numbers are."""
+    left_out = len(log) - MOST_LOG
+    if left_out <= 0:
+        return log
+    half = MOST_LOG // 2
+    return f"{log[:half]}\n[{left_out} characters are left out here]\n{log[-half:]}"
 
 
 def verdict(log: str) -> str:

@@ -38,6 +38,7 @@ def load(
     ifindex: int = 0,
     constants: Constants = (),
     carry: Carry | None = None,
+    log_level: int = 0,
 ) -> HeldProgram:
     """Load one program of an ELF object of root's here, with all maps of the object.
 
@@ -51,9 +52,12 @@ def load(
         ifindex=ifindex,
         constants=dict(constants),
         carry=carry,
+        log_level=log_level,
     )
     with helper.closed_on_error([loaded.fd, *loaded.map_fds.values()]):
-        return _held(loaded.fd, loaded.name, data, loaded.declared, loaded.map_fds, constants)
+        held = _held(loaded.fd, loaded.name, data, loaded.declared, loaded.map_fds, constants)
+        held.log = loaded.log
+        return held
 
 
 def load_confined(
@@ -67,6 +71,7 @@ def load_confined(
     carry: Carry | None = None,
     limits: Limits,
     compiler_socket: Path | None = None,
+    log_level: int = 0,
 ) -> HeldProgram:
     """The same of somebody else's object: it is read and loaded by a process that can do little else.
 
@@ -91,6 +96,7 @@ def load_confined(
         constants=constants,
         carry=carry,
         limits=limits,
+        log_level=log_level,
     )
 
 
@@ -105,6 +111,7 @@ def run_helper(
     constants: Constants = (),
     carry: Carry | None = None,
     limits: Limits,
+    log_level: int = 0,
 ) -> HeldProgram:
     """Have it loaded by whatever is there; tests give scripts of their own, and drop nothing."""
     if program is not None and len(program) > _LONGEST_NAME:
@@ -122,6 +129,7 @@ def run_helper(
         "maps": confined.maps,
         "map_memory": confined.memory,
         "constants": dict(constants),
+        "log_level": log_level,
     }
     answer = helper.ask(way, LOAD, request, data, limits, carry)
     with helper.closed_on_error(answer.fds):
@@ -137,6 +145,7 @@ def run_helper(
             confined=confined,
         )
         held = _held(came.fd, came.name, data, None, came.map_fds, constants)
+        held.log = str(said["log"])
         # The loader's word for what the program is to be attached as; `fits` asks the kernel.
         told = said.get("declared")
         held.declared = next(

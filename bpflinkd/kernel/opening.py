@@ -34,14 +34,16 @@ from bpflinkd.kernel.program import HeldProgram
 class ProgramOpener:
     """Loads and finds programs. What is root's is loaded here, what is not in a process of its own."""
 
-    def __init__(self, limits: Limits, compiler_socket: Path | None) -> None:
+    def __init__(self, limits: Limits, compiler_socket: Path | None, *, log_level: int = 0) -> None:
         """
         Args:
+            log_level: as for `loading.load`.
             limits: for each compile of C, and for each load of an object that is not root's.
             compiler_socket: where the processes for both wait to be asked; None: each is started as a child.
         """
         self._limits = limits
         self._compiler_socket = compiler_socket
+        self._log_level = log_level
 
     def open(
         self,
@@ -105,7 +107,14 @@ class ProgramOpener:
         attach_type, ifindex = _attach_type(target), _device(target)
         if confined is None:
             return objects.load(
-                image, name, attach_type, given=given, ifindex=ifindex, constants=constants, carry=carry
+                image,
+                name,
+                attach_type,
+                given=given,
+                ifindex=ifindex,
+                constants=constants,
+                carry=carry,
+                log_level=self._log_level,
             )
         if ifindex:
             raise NotSupported(
@@ -122,6 +131,7 @@ class ProgramOpener:
             carry=carry,
             limits=self._limits,
             compiler_socket=self._compiler_socket,
+            log_level=self._log_level,
         )
 
     def _compile(
@@ -144,6 +154,7 @@ class ProgramOpener:
             carry=carry,
             limits=self._limits,
             compiler_socket=self._compiler_socket,
+            log_level=self._log_level,
         )
 
     def reload(

@@ -42,6 +42,8 @@ class HeldProgram:
         self.map_ids: dict[str, int] = {}
         """Kernel ids of its maps by name, as far as we know them."""
         self.maps = map_names
+        self.log = ""
+        """What the verifier wrote when it was loaded, where it was asked to."""
         if map_fds:
             self.take_maps(map_fds)
 

@@ -52,6 +52,7 @@ from bpflinkd.kernel.link import HeldLink
 from bpflinkd.kernel.opening import ProgramOpener
 from bpflinkd.kernel.program import HeldProgram
 from bpflinkd.kernel.survey import survey
+from bpflinkd.kernel.tried import ProgramExaminer
 
 Swapped: TypeAlias = Callable[[Target, float, bool], None]
 """Told of each swap: where, how many seconds it took, and whether it was done."""
@@ -71,6 +72,7 @@ class LinuxKernel:
         self._swapped = swapped
         self._counting = counting.Counting()
         self._programs = ProgramOpener(compile_limits, compiler_socket)
+        self.examiner = ProgramExaminer(compile_limits, compiler_socket)
         self._compiler_socket = compiler_socket
         self._cgroups = CgroupTree()
         self._kprobes = Kprobes()

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import struct
 import tempfile
 import time
 import xml.etree.ElementTree as ET
@@ -138,8 +139,22 @@ def events(_lab: Lab, caller: AsUser, name: str) -> None:
     caller.call("Events", "(a{sv})", ({"links": GLib.Variant("as", [name])},))
 
 
+def check(_lab: Lab, caller: AsUser, _name: str) -> None:
+    caller.call("Check", "(a{sv}a{sv}a{sv})", (words(xdp="g0"), words(builtin="pass"), {}))
+
+
+def compare(_lab: Lab, caller: AsUser, name: str) -> None:
+    packets = memfd(struct.pack("<I", 60) + bytes(60))
+    try:
+        caller.call("Compare", "(sa{sv}ha{sv})", (name, words(builtin="pass"), 0, {}), fds=[packets])
+    finally:
+        os.close(packets)
+
+
 RULES = {
     (MANAGER, "Attach"): Rule(attach, error="NotAuthorized"),
+    (MANAGER, "Check"): Rule(check, error="NotAuthorized"),
+    (MANAGER, "Compare"): Rule(compare, mine=True, root_error="NotOwner"),
     (MANAGER, "Replace"): Rule(
         call("Replace", "(sa{sv}a{sv})", NAME, words(builtin="pass"), {}), mine=True, root_error="NotOwner"
     ),
@@ -185,7 +200,7 @@ def expected(rule: Rule, caller: str, link: str, method: str) -> str:
         return ""
     if method == "ProgramFile" and (owns or caller == "root"):
         return "BadProgram"  # a built-in has no file
-    if method == "Attach":
+    if method in ("Attach", "Check"):
         return "" if caller in ("root", "owner", "granted") else rule.error
     if caller == "root":
         return "" if owns and rule.mine else rule.root_error

@@ -340,6 +340,7 @@ answer({"kind": "internal", "text": json.dumps(told), "log": [0, 0]})
             "type": 6,
             "attach_type": 37,
             "perfmon": True,
+            "log_level": 0,
             "memory": 1 << 28,
             "seconds": 20,
         },

@@ -378,7 +378,8 @@ def test_it_is_asked_to_give_up_what_the_grant_does_not_give() -> None:
         run("answer({'kind': 'internal', 'text': json.dumps(request), 'log': [0, 0]})")
     assert str(caught.value).endswith(
         '{"do": "load", "program": null, "type": 6, "attach_type": 37, "given": false, "perfmon": false, '
-        '"maps": 4, "map_memory": 1048576, "constants": {}, "memory": 268435456, "seconds": 20}'
+        '"maps": 4, "map_memory": 1048576, "constants": {}, "log_level": 0, "memory": 268435456, '
+        '"seconds": 20}'
     )
 
 
