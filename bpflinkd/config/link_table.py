@@ -4,15 +4,16 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bpflinkd.config.checks import NUMBER, TABLE, TEXT, Fault, Kind, typed
+from bpflinkd.config.checks import FLAG, NUMBER, TABLE, TEXT, Fault, Kind, typed
 from bpflinkd.config.place import KeyPath
 from bpflinkd.config.tables import Form, TableReader
-from bpflinkd.core import names, patterns, written
+from bpflinkd.core import names, patterns, requests, written
 from bpflinkd.core.callers import Unit
-from bpflinkd.core.errors import BadName, BadTarget
+from bpflinkd.core.errors import BadName, BadOption, BadTarget
+from bpflinkd.core.maps import AS_USUAL, MapWishes
 from bpflinkd.core.model import Lifetime, Policy
 from bpflinkd.core.patterns import CgroupPattern, InterfacePattern, Pattern
-from bpflinkd.core.sources import BUILTINS
+from bpflinkd.core.sources import BUILTINS, Constants
 from bpflinkd.core.targets import WantedTarget, XdpMode
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -26,6 +27,7 @@ class Asked:
     """`object`, `source`, `pin`, `builtin`, `kept` or `kept-source`."""
     value: str
     name: str | None
+    constants: Constants = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Wanted:
     lifetime: Lifetime
     owner: str | int | Unit
     """A user by name or uid, or a unit."""
+    maps: MapWishes = AS_USUAL
+    """What becomes of the maps of a program that it replaces."""
 
 
 _LINK_KEYS: Final = {
@@ -49,15 +53,18 @@ _LINK_KEYS: Final = {
     "attach-type": TEXT,
     "cookie": NUMBER,
     "program": TABLE,
+    "maps": TABLE,
+    "fresh-maps": FLAG,
     "policy": TEXT,
     "lifetime": TEXT,
     "owner": Kind((str, int, dict), 'a user\'s name or a uid, or { unit = "NAME.service" }'),
 }
 _MATCH_KEYS: Final = dict.fromkeys(("name", "altname", "mac", "driver"), TEXT)
 _KINDS: Final = ("object", "source", "pin", "builtin", "kept", "kept-source")
-_PROGRAM_KEYS: Final = dict.fromkeys((*_KINDS, "name"), TEXT)
+_PROGRAM_KEYS: Final = {**dict.fromkeys((*_KINDS, "name"), TEXT), "constants": TABLE}
 _NAMED: Final = ("object", "source", "kept", "kept-source")
 """Kinds that can hold several programs."""
+_WITH_CONSTANTS: Final = ("object", "kept")
 _LIFETIMES: Final = {word.value: word for word in Lifetime if word is not Lifetime.OWNER}
 
 
@@ -79,9 +86,32 @@ class _Reader(TableReader):
         policy = self._word("policy", {word.value: word for word in Policy}, Policy.ALERT)
         lifetime = self._lifetime()
         owner = self._owner()
+        wishes = self._maps()
         if self.faults or target is None or program is None:
             return None
-        return Wanted(name, target, program, policy, lifetime, owner)
+        return Wanted(name, target, program, policy, lifetime, owner, wishes)
+
+    def _maps(self) -> MapWishes:
+        choices = self._words("maps", self._values.get("maps", {}))
+        try:
+            return requests.map_wishes(choices, fresh=self._values.get("fresh-maps", False))
+        except BadOption as error:
+            self._fault(str(error), "maps")
+            return AS_USUAL
+
+    def _words(self, what: str, table: dict[str, Any], *path: str) -> dict[str, str]:
+        """A table whose values are text, numbers and booleans, as text."""
+        found: dict[str, str] = {}
+        for key, value in table.items():
+            if isinstance(value, bool):
+                found[key] = str(value).lower()
+            elif isinstance(value, str | int):
+                found[key] = str(value)
+            else:
+                self._fault(
+                    f"{key} of {what} must be a text, a number, true or false", *path, what, key
+                )
+        return found
 
     def _name(self, *, template: bool) -> str:
         name: str = self._values.get("name", "")
@@ -194,7 +224,14 @@ class _Reader(TableReader):
             self._fault(
                 "the program's name is empty; leave it out where there is only one", "program", "name"
             )
-        return Asked(key, values[key], name)
+        constants = self._words("constants", values.get("constants", {}), "program")
+        if constants and key not in _WITH_CONSTANTS:
+            self._fault(f"a {key} has no constants to set; leave them out", "program", "constants")
+        try:
+            return Asked(key, values[key], name, requests.constants(constants))
+        except BadOption as error:
+            self._fault(str(error), "program", "constants")
+            return None
 
     def _lifetime(self) -> Lifetime:
         if self._values.get("lifetime") == Lifetime.OWNER:

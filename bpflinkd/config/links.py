@@ -99,6 +99,7 @@ class _Reading:
             policy=wanted.policy,
             lifetime=wanted.lifetime,
             owner=self._owner(wanted.owner),
+            maps=wanted.maps,
             file=stand.file,
             line=stand.line,
         )
@@ -107,12 +108,14 @@ class _Reading:
         match asked.key:
             case "object":
                 image = self._image(self._objects, asked, directory)
-                return ObjectImage(data=image.data, sha256=image.sha256, program=asked.name)
+                return ObjectImage(
+                    data=image.data, sha256=image.sha256, program=asked.name, constants=asked.constants
+                )
             case "source":
                 image = self._image(self._sources, asked, directory)
                 return SourceText(data=image.data, sha256=image.sha256, program=asked.name)
             case "kept":
-                return KeptObject(sha256=asked.value, program=asked.name)
+                return KeptObject(sha256=asked.value, program=asked.name, constants=asked.constants)
             case "kept-source":
                 return KeptSource(sha256=asked.value, program=asked.name)
             case "pin":

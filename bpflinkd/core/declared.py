@@ -6,6 +6,7 @@ from typing import Generic, TypeAlias, TypeVar, cast
 
 from bpflinkd.core import patterns
 from bpflinkd.core.callers import ROOT, Owner
+from bpflinkd.core.maps import AS_USUAL, MapWishes
 from bpflinkd.core.model import Lifetime, Origin, Policy, Record
 from bpflinkd.core.patterns import CgroupPattern, Interface, InterfacePattern, Pattern
 from bpflinkd.core.sources import (
@@ -39,6 +40,8 @@ class Declaration(Generic[_T_co]):
     policy: Policy = Policy.ALERT
     lifetime: Lifetime = Lifetime.PINNED
     owner: Owner = ROOT
+    maps: MapWishes = AS_USUAL
+    """What becomes of the maps of a program that it replaces."""
     file: str
     """Path of the file."""
     line: int
@@ -102,8 +105,9 @@ class Declarations:
 def fingerprint(program: DeclaredProgram) -> str:
     """A text that changes exactly if the program asked for does."""
     match program:
-        case ObjectImage(sha256=sha256, program=name) | KeptObject(sha256=sha256, program=name):
-            return f"object {sha256} {name or ''}"
+        case ObjectImage() | KeptObject():
+            told = "".join(f" {key}={value!r}" for key, value in program.constants)
+            return f"object {program.sha256} {program.program or ''}{told}"
         case SourceText(sha256=sha256, program=name) | KeptSource(sha256=sha256, program=name):
             return f"source {sha256} {name or ''}"
         case PinnedProgram(path=path):
@@ -253,6 +257,7 @@ def expand(template: Declaration[Pattern], match: Interface | str) -> Declaratio
         policy=template.policy,
         lifetime=template.lifetime,
         owner=template.owner,
+        maps=template.maps,
         file=template.file,
         line=template.line,
         template=template.name,

@@ -231,10 +231,11 @@ class Declarer:
             self._refuse(wanted, error, outcome)
 
         self._compiling.add(wanted.name)
+        entry = self._links.get(wanted.name) if counts_as == "replaced" else None
+        running = entry.held.program if entry is not None else None
+        checked = Checked(wanted.target, None, None, replaces=running, wishes=wanted.maps)
         outcome.pending.append(
-            Pending(
-                source=program, checked=Checked(wanted.target, None, None), compiled=compiled, failed=failed
-            )
+            Pending(source=program, checked=checked, compiled=compiled, failed=failed)
         )
 
     def _attach(self, wanted: Wanted, program: WantedProgram, loaded: Program | None) -> None:
@@ -256,7 +257,12 @@ class Declarer:
         self._manager.settle(wanted, program_too=False)
         self._manager.replacing.replace(
             ReplaceRequest(
-                caller=ROOT_CALLER, name=wanted.name, program=program, ours=True, origin=wanted.origin
+                caller=ROOT_CALLER,
+                name=wanted.name,
+                program=program,
+                ours=True,
+                origin=wanted.origin,
+                maps=wanted.maps,
             ),
             Loaded(loaded) if loaded else None,
         )
@@ -281,5 +287,8 @@ class Declarer:
             raise BadProgram(
                 f"the store has no object {program.sha256[:12]}: no link uses it; name a file instead"
             )
-        kind = ObjectImage if isinstance(program, KeptObject) else SourceText
-        return kind(data=data, sha256=program.sha256, program=program.program)
+        if isinstance(program, KeptSource):
+            return SourceText(data=data, sha256=program.sha256, program=program.program)
+        return ObjectImage(
+            data=data, sha256=program.sha256, program=program.program, constants=program.constants
+        )

@@ -84,6 +84,7 @@ class KeptObject:
 
     sha256: str
     program: str | None = None
+    constants: Constants = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,9 +15,9 @@ import pytest
 
 from bpflinkd.cli.agent import Agent
 
-FAKE = """#!/bin/sh
+FAKE = """#!/bin/bash
 echo "$PPID $*" > {told}
-eval "exec $3>&-"
+eval "exec $2>&-"
 exec sleep 60
 """
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from bpflinkd.core import attach_types, plan
-from bpflinkd.core.actions import CreateLink, Promote, SaveDone, SaveIntent, StageProgram, SwapLink
+from bpflinkd.core.actions import CreateLink, ForgetPrograms, KeepProgram, Promote, SaveDone, SaveIntent, StageProgram, SwapLink
 from bpflinkd.core.attach_types import ProgramType, by_name
 from bpflinkd.core.callers import Caller
 from bpflinkd.core.errors import (
@@ -164,25 +164,25 @@ def test_attach(hook: Any, expected: list[type]) -> None:
     [
         pytest.param(
             Status(link=LinkFacts(id=LinkId(1), prog_id=ProgId(1), hook=HOOK), hook=HOOK),
-            [SaveIntent, StageProgram, SwapLink, SaveDone, Promote],
+            [SaveIntent, KeepProgram, StageProgram, SwapLink, SaveDone, Promote, ForgetPrograms],
             HOOK,
             id="a live link is swapped",
         ),
         pytest.param(
             Status(link=LinkFacts(id=LinkId(1), prog_id=ProgId(1), hook=HOOK), hook=None),
-            [SaveIntent, StageProgram, SwapLink, SaveDone, Promote],
+            [SaveIntent, KeepProgram, StageProgram, SwapLink, SaveDone, Promote, ForgetPrograms],
             HOOK,
             id="one on a renamed interface too",
         ),
         pytest.param(
             Status(link=LinkFacts(id=LinkId(1), prog_id=ProgId(1), hook=None), hook=OTHER_HOOK),
-            [SaveIntent, StageProgram, CreateLink, SaveDone, Promote],
+            [SaveIntent, KeepProgram, StageProgram, CreateLink, SaveDone, Promote, ForgetPrograms],
             OTHER_HOOK,
             id="a severed one is attached anew",
         ),
         pytest.param(
             Status(link=None, hook=None),
-            [SaveIntent, StageProgram, SaveDone, Promote],
+            [SaveIntent, KeepProgram, StageProgram, SaveDone, Promote, ForgetPrograms],
             HOOK,
             id="a waiting one only changes its record",
         ),

@@ -111,7 +111,7 @@ def test_packets_that_we_make_up_are_whole() -> None:
 
 
 def use(name: str, kind: str = "hash", value: int = 8, entries: int = 10) -> MapUse:
-    return MapUse(name, 1, kind, 4, value, entries, 0, 100)
+    return MapUse(name, {"hash": 1, "array": 2}[kind], kind, 4, value, entries, 0, 100)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,13 @@ def use(name: str, kind: str = "hash", value: int = 8, entries: int = 10) -> Map
         pytest.param(
             [use("a")],
             [use("a", "array", entries=5)],
-            ("map 'a': type hash, now array; max entries 10, now 5",),
+            ("map 'a': type hash, now array",),
+            id="another type",
+        ),
+        pytest.param(
+            [use("a")],
+            [use("a", value=16, entries=5)],
+            ("map 'a': value size 8, now 16, max_entries 10, now 5",),
             id="two things",
         ),
         pytest.param(
