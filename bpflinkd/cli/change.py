@@ -108,7 +108,7 @@ Example:
 @message
 @click.option("--force", is_flag=True, help="Also for an owner without a grant. For administrators.")
 @click.pass_obj
-def attach_command(settings: Settings, **given: Any) -> None:
+def attach_command(settings: Settings, /, **given: Any) -> None:
     """See `_ATTACH_HELP`."""
     where = target(given["target"], given["mode"], given["attach_type"], given["cookie"])
     source, lifetime = program(_source(given)), _lifetime(given)
@@ -170,7 +170,7 @@ def _tell_attached(settings: Settings, client: Client, name: str, path: str) -> 
 @message
 @force
 @click.pass_obj
-def replace_command(settings: Settings, **given: Any) -> None:
+def replace_command(settings: Settings, /, **given: Any) -> None:
     """See `_REPLACE_HELP`."""
     after_a_swap(settings, given["name"], program(_source(given)), given, doing=_compiling(given))
 
@@ -179,7 +179,7 @@ def replace_command(settings: Settings, **given: Any) -> None:
 @click.argument("name", type=NAME)
 @force
 @click.pass_obj
-def detach_command(settings: Settings, name: str, **given: Any) -> None:
+def detach_command(settings: Settings, /, name: str, **given: Any) -> None:
     """See `_DETACH_HELP`."""
     client = settings.client()
     try:

@@ -112,7 +112,8 @@ def describe(event: dict[str, Any]) -> tuple[str, str]:
             return f"removed: {reason}" if reason else "removed", ""
         case {"event": "program_replaced", "generation": generation, "old": old, "new": new}:
             swap = f"{program(old)} -> {program(new)}"
-            return f"replaced: generation {generation}, {swap}{who}", ""
+            why = f": {event['message']}" if event.get("message") else ""
+            return f"replaced: generation {generation}, {swap}{who}{why}", ""
         case {"event": "state_changed", "state": state, "old_state": old_state, "reason": reason}:
             change = f"{old_state} -> {state}" if old_state != state else state
             return change + (f": {reason}" if reason else ""), STATE_STYLES.get(state, "")

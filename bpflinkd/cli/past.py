@@ -96,7 +96,7 @@ def _row(past: Past) -> list[str]:
 @message
 @force
 @click.pass_obj
-def rollback_command(settings: Settings, name: str, generation: int | None, **given: Any) -> None:
+def rollback_command(settings: Settings, /, name: str, generation: int | None, **given: Any) -> None:
     """See `_ROLLBACK_HELP`."""
     after_a_swap(settings, name, Generation(generation), given)
 

@@ -108,9 +108,7 @@ class _Reader(TableReader):
             elif isinstance(value, str | int):
                 found[key] = str(value)
             else:
-                self._fault(
-                    f"{key} of {what} must be a text, a number, true or false", *path, what, key
-                )
+                self._fault(f"{key} of {what} must be a text, a number, true or false", *path, what, key)
         return found
 
     def _name(self, *, template: bool) -> str:

@@ -234,9 +234,7 @@ class Declarer:
         entry = self._links.get(wanted.name) if counts_as == "replaced" else None
         running = entry.held.program if entry is not None else None
         checked = Checked(wanted.target, None, None, replaces=running, wishes=wanted.maps)
-        outcome.pending.append(
-            Pending(source=program, checked=checked, compiled=compiled, failed=failed)
-        )
+        outcome.pending.append(Pending(source=program, checked=checked, compiled=compiled, failed=failed))
 
     def _attach(self, wanted: Wanted, program: WantedProgram, loaded: Program | None) -> None:
         request = AttachRequest(

@@ -105,6 +105,8 @@ class Facts:
     """Every bpf_link that was ours at some time during the survey."""
     strays: frozenset[str]
     """Paths among our pins that belong to no link."""
+    kept: frozenset[str] = frozenset()
+    """Directories of our pins with the programs of generations before."""
     features: tuple[Feature, ...]
     circumstances: Circumstances
     asker: Owner

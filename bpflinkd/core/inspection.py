@@ -70,6 +70,7 @@ class Inspection:
             links=tuple(entry.view() for entry in self._links.values()),
             ours=ours | self._ours(),
             strays=frozenset(self._pins.strangers(self._links)),
+            kept=frozenset(map(self._pins.kept_place, self._links)),
             features=self.features(),
             circumstances=circumstances,
             asker=caller.user,

@@ -310,6 +310,9 @@ class Pins(Protocol):
     def kept_generations(self, name: str) -> frozenset[int]:
         """Numbers of the generations that are kept."""
 
+    def kept_place(self, name: str) -> str:
+        """The directory in which they are."""
+
     def drop_kept(self, name: str, number: int) -> None:
         """Let go of the program of a generation; nothing there is no error."""
 

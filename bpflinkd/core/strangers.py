@@ -215,8 +215,9 @@ def _pins(facts: Facts) -> Iterator[Finding]:
     links = {link.id: link for link in facts.survey.links}
     running = {link.prog_id for link in links.values()} | {each.program.id for each in facts.survey.attached}
     running |= {view.record.generation.program.id for view in facts.links}
+    known = facts.strays | facts.kept
     for pin in facts.survey.pins:
-        if _below((pin.path,), facts.strays):
+        if _below((pin.path,), known):
             continue
         link = links.get(LinkId(pin.id)) if pin.kind is PinKind.LINK else None
         if link is not None and link.dead and not facts.is_ours(link.id):

@@ -14,6 +14,7 @@ from bpflinkd.core.ports import Link, Pinned, PinTrouble, Program, Promised
 from bpflinkd.core.sources import Source
 from bpflinkd.kernel import reopening, standing
 from bpflinkd.kernel.dispatched import DispatchedLink
+from bpflinkd.kernel.keptpins import KEPT
 from bpflinkd.kernel.link import HeldLink
 from bpflinkd.kernel.linkpins import LinkPins
 from bpflinkd.kernel.mending import NEXT
@@ -144,6 +145,9 @@ class PinDirectory:
     def kept_generations(self, name: str) -> frozenset[int]:
         with _failures(f"looking for the generations of link {name!r}"):
             return frozenset(self._of(name).kept.numbers())
+
+    def kept_place(self, name: str) -> str:
+        return str(self._home(name) / KEPT)
 
     def drop_kept(self, name: str, number: int) -> None:
         with _failures(f"unpinning generation {number} of link {name!r}"):

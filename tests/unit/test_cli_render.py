@@ -287,7 +287,7 @@ WHO = {"uid": 0, "pid": 9, "container": "ab" * 32, "unit": "x.service", "comm": 
                 "sentence": "m",
             },
             {"new": {"id": 2, "name": "y", "tag": "bb", "type": "xdp"}, "message": "m"},
-            "replaced: generation 2, x aa -> y bb",
+            "replaced: generation 2, x aa -> y bb: m",
             id="replaced",
         ),
         pytest.param(

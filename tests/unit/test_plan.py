@@ -4,7 +4,16 @@ from typing import Any
 import pytest
 
 from bpflinkd.core import attach_types, plan
-from bpflinkd.core.actions import CreateLink, ForgetPrograms, KeepProgram, Promote, SaveDone, SaveIntent, StageProgram, SwapLink
+from bpflinkd.core.actions import (
+    CreateLink,
+    ForgetPrograms,
+    KeepProgram,
+    Promote,
+    SaveDone,
+    SaveIntent,
+    StageProgram,
+    SwapLink,
+)
 from bpflinkd.core.attach_types import ProgramType, by_name
 from bpflinkd.core.callers import Caller
 from bpflinkd.core.errors import (
