@@ -83,7 +83,7 @@ def test_maps_of_other_sizes_are_told(daemon: Daemon, tmp_path: Path) -> None:
     wide = compile_c(source, tmp_path / "wide.bpf.o")
     daemon.attach("edge", {"xdp": "v0"}, elf(program("count"), "count_old"))
     words = ("check", "xdp:v0", "--object", wide, "--program", "count_old", "--link", "edge")
-    assert document(daemon, *words)["compatibility"] == ["map 'counters': max entries 2, now 3"]
+    assert document(daemon, *words)["compatibility"] == ["map 'counters': max_entries 2, now 3"]
 
 
 @pytest.mark.parametrize(
