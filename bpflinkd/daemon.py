@@ -267,7 +267,7 @@ class Daemon:
         self._compiling.all(pending)
 
     def _expire(self, name: str) -> None:
-        """The time to confirm a generation is over."""
+        """A generation on trial is to be looked at."""
         self._worker.submit(lambda: self._manager.history.expire(name), self._then_compile)
 
     def _live_sources(self) -> dict[str, bool]:

@@ -22,9 +22,10 @@ def uptime() -> Micros:
 class TrialClock:
     """For the main loop."""
 
-    def __init__(self, over: Callable[[str], None]) -> None:
-        """`over` is called with the name of a link whose time is over."""
-        self._over = over
+    def __init__(self, look_at: Callable[[str], None]) -> None:
+        """`look_at` is called with the name of a link whose time is over, and before that each second where
+        its trial has conditions."""
+        self._look_at = look_at
         self._trials: dict[str, Trial] = {}
         self._timers: dict[str, int] = {}
 
@@ -59,8 +60,10 @@ class TrialClock:
 
     def _look(self, name: str) -> bool:
         del self._timers[name]
-        if uptime() >= self._trials[name].deadline:
-            self._over(name)
-        else:
+        trial = self._trials[name]
+        over = uptime() >= trial.deadline
+        if not over:
             self._wait(name)
+        if over or trial.conditions:
+            self._look_at(name)
         return bool(GLib.SOURCE_REMOVE)

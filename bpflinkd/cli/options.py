@@ -41,13 +41,20 @@ def trial_options(command: _Decorated) -> _Decorated:
         default=None,
         help="With --confirm-within: count down and ask.  [default: on a terminal]",
     )
+    judge = click.option(
+        "--confirm-if",
+        metavar="CONDITION",
+        type=Text(),
+        multiple=True,
+        help="Let bpflinkd judge: 'map:drops[0] < 10/s', 'interface:rx_dropped <= 5'. Repeatable.",
+    )
     within = click.option(
         "--confirm-within",
         metavar="TIME",
         type=Duration(),
         help="Go back by itself unless `bpflinkctl confirm` comes in time, also after a crash or a reboot.",
     )
-    return within(wait(command))
+    return within(judge(wait(command)))
 
 
 def after_a_swap(
@@ -57,6 +64,8 @@ def after_a_swap(
     within = given["confirm_within"]
     if given["wait"] is not None and within is None:
         raise click.UsageError("--wait and --no-wait go with --confirm-within only.")
+    if given["confirm_if"] and within is None:
+        raise click.UsageError("--confirm-if judges a trial; say with --confirm-within how long that lasts.")
     client = settings.client(doing=doing)
     generation = client.replace(
         name,
@@ -65,6 +74,7 @@ def after_a_swap(
         maps=dict(given["maps"]),
         fresh_maps=given["fresh_maps"],
         confirm_within=within,
+        confirm_if=given["confirm_if"],
         message=given["message"],
         force=given["force"],
     )

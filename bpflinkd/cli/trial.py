@@ -33,7 +33,9 @@ def see_through(settings: Settings, client: Client, name: str, generation: int, 
     if wait is False or (wait is None and not (answering and output.terminal)) or output.json:
         if not output.json:
             seconds = link["Trial"]["within"] / _MICROS
-            output.line(f"generation {link['Trial']['back_to']} is back in {seconds:g} s unless {hint}")
+            conditions = link["Trial"].get("conditions")
+            how = " and ".join(conditions) if conditions else hint
+            output.line(f"generation {link['Trial']['back_to']} is back in {seconds:g} s unless {how}")
         return
     deadline = time.monotonic() + max(0.0, link["Trial"]["until"] / _MICROS - time.time())
     answer = _ask(client, name, generation, link["Trial"]["back_to"], deadline, answering=answering)
@@ -43,10 +45,11 @@ def see_through(settings: Settings, client: Client, name: str, generation: int, 
     elif answer == "back":
         output.line(f"{name} runs generation {client.replace(name, Generation())}, as before")
         raise InputError(f"generation {generation} was not kept")
-    elif answer == "over":
-        raise InputError(
-            f"generation {generation} was not confirmed in time; {name} runs the one before again"
-        )
+    elif answer == "done":
+        output.line(f"{name} is confirmed")
+    else:
+        why = client.link(name)["Message"] or "it was not confirmed in time"
+        raise InputError(f"generation {generation} was not kept: {why}; {name} runs the one before again")
 
 
 def _ask(

@@ -1,6 +1,6 @@
 """The daemon's methods: one a verb, typed arguments, errors by what they mean."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Final, NoReturn, cast
 
@@ -141,6 +141,7 @@ class Client:
         maps: Mapping[str, str] | None = None,
         fresh_maps: bool = False,
         confirm_within: float | None = None,
+        confirm_if: Iterable[str] = (),
         message: str | None = None,
         force: bool = False,
     ) -> int:
@@ -153,6 +154,7 @@ class Client:
             maps: `keep` or `fresh` by name of a map: what is to be otherwise.
             fresh_maps: all maps begin empty.
             confirm_within: seconds in which `confirm` must be called, or the generation before comes back.
+            confirm_if: conditions such as `map:drops[0] < 10/s`, by which the daemon judges instead.
             message: why, in words; the history keeps it.
             force: also if the link is another's. Administrators only.
         """
@@ -162,6 +164,7 @@ class Client:
             expect=expect,
             maps=maps,
             confirm_within=confirm_within,
+            confirm_if=confirm_if,
             message=message,
             flags={"force": force, "fresh_maps": fresh_maps},
         )

@@ -104,6 +104,7 @@ def options(
     expect: int | None = None,
     owner_of: Owner | str | None = None,
     maps: Mapping[str, str] | None = None,
+    confirm_if: Iterable[str] = (),
     **chosen_words: str | None,
 ) -> dict[str, GLib.Variant]:
     """The a{sv} of options: those that were chosen. Spans of time are in seconds here. `BadInput`."""
@@ -117,6 +118,9 @@ def options(
         chosen["expect"] = u64(expect, "generation")
     if maps:
         chosen["maps"] = words(maps)
+    conditions = [text(each) for each in confirm_if]
+    if conditions:
+        chosen["confirm_if"] = GLib.Variant("as", conditions)
     if owner_of is not None:
         chosen["owner"] = vardict(owner(owner_of))
     return chosen

@@ -227,7 +227,8 @@ class LinkProperties(TypedDict):
     Hold: dict[str, Any]
     """For the lifetime `owner`: `holder` and `grace`; `fallback` and `until` where there are such."""
     Trial: dict[str, Any]
-    """While the generation waits for confirmation: `until`, `within` and `back_to`."""
+    """While the generation waits for confirmation: `until`, `within` and `back_to`; `conditions` where
+    bpflinkd judges."""
     Origin: tuple[str, str]
     Created: int
     Generation: int

@@ -111,7 +111,9 @@ class History:
             after = plan.returned(entry.record, request, generation, program, self._clock())
             if request.confirm_within is not None:
                 self._trials.check_none(entry.record)
-                after = self._trials.begun(after, entry.record, request.confirm_within)
+            after = self._trials.begun(
+                after, entry.record, program, request.confirm_within, request.confirm_if
+            )
         except BaseException:
             if program is not None:
                 program.close()
@@ -120,21 +122,30 @@ class History:
         return self._replacing.put(entry, after, program, request.left, overrides=overrides)
 
     def expire(self, name: str) -> list[Pending]:
-        """The time to confirm a link's generation is over: go back. What must be loaded first is handed back.
+        """Look at a generation on trial: where its time is over, or a condition is broken, go back.
 
-        Where that cannot be done the generation stays, and the log says why.
+        What must be loaded first is handed back. Where one cannot go back the generation stays, and the log
+        says why.
         """
         entry = self._links.get(name)
-        if entry is None or not self._trials.overdue(entry.record):
+        trial = entry.record.trial if entry is not None else None
+        if entry is None or trial is None:
+            self._trials.forget(name)
             return []
-        trial = entry.record.trial
-        assert trial is not None
+        over, broken = self._trials.overdue(entry.record), self._trials.verdict(entry)
+        if not over and not broken:
+            return []
+        self._trials.forget(name)
+        if trial.conditions and not broken and trial.boot == self._trials.boot:
+            self._trials.keep(entry)
+            log.info("link %r keeps generation %d: all conditions held", name, entry.record.generation.number)
+            return []
         request = RollbackRequest(
             caller=ROOT_CALLER,
             name=name,
             generation=trial.back_to,
             ours=True,
-            message=trials.reason(trial),
+            message=broken or trials.reason(trial),
             left=Outcome.EXPIRED,
         )
 
@@ -142,7 +153,7 @@ class History:
             log.error("link %r cannot go back to generation %d: %s", name, trial.back_to, error)
 
         def compiled(program: Program) -> None:
-            if self._trials.overdue(entry.record) and self._links.get(name) is entry:
+            if entry.record.trial is trial and self._links.get(name) is entry:
                 self.rollback(request, Loaded(program, wanted.checked.confined, wanted.checked.replaces))
             else:
                 program.close()

@@ -85,7 +85,7 @@ class Manager:
         """Owning what somebody else attached."""
         self.inspection = Inspection(self._links, self._access, kernel, store, ticks, pins)
         """What not everybody may see, and what takes a look at the kernel."""
-        self.trials = Trials(self._links, self._access, store, publish, clock, uptime)
+        self.trials = Trials(self._links, self._access, kernel, store, publish, clock, uptime)
         """Confirmation of generations that wait for it."""
         self.statistics = Statistics(self._links, self._access, kernel, ticks)
         """How often programs ran."""

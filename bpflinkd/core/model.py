@@ -158,6 +158,10 @@ class Trial:
     """The same moment on the clock on the wall, when the trial began. Only for showing."""
     back_to: int
     """The generation that comes back."""
+    conditions: tuple[str, ...] = ()
+    """With some the daemon judges by itself; see `judging`."""
+    baseline: tuple[int, ...] = ()
+    """What their counters said when the trial began."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.events import News, Operation, SlotHook, Touch
 from bpflinkd.core.ids import LinkId, Micros, ProgId, UnixMicros
+from bpflinkd.core.judging import Counter
 from bpflinkd.core.looking import Examiner
 from bpflinkd.core.maps import AS_USUAL, MapWishes
 from bpflinkd.core.model import (
@@ -157,6 +158,9 @@ class Kernel(Protocol):
 
     def cgroups(self, pattern: str) -> Iterator[str]:
         """Paths of the cgroups that match, part by part."""
+
+    def read_counter(self, counter: Counter, program: Program, hook: Hook | None) -> int:
+        """What a counter of a program, or of the interface that it is on, says now. `BadOption`."""
 
     def occupant(self, hook: Hook, known: Occupant | None = None) -> Occupant | None:
         """The program on an exclusive hook; None where it is empty or the hook is shared.

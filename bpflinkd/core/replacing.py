@@ -70,8 +70,9 @@ class Replacing:
             checks.maps_are_current(loaded, request.name, entry.held.program)
             program = program or self.load(request.program, checked)
             after = plan.replacement(entry.record, request, program, self._clock(), checked.confined)
-            if request.confirm_within is not None:
-                after = self._trials.begun(after, entry.record, request.confirm_within)
+            after = self._trials.begun(
+                after, entry.record, program, request.confirm_within, request.confirm_if
+            )
         except BaseException:
             if program is not None:
                 program.close()

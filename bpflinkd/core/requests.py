@@ -9,6 +9,7 @@ from bpflinkd.core import attach_types, units
 from bpflinkd.core.callers import Caller, Owner, Unit, User
 from bpflinkd.core.errors import BadOption, BadTarget
 from bpflinkd.core.ids import LinkId, Micros
+from bpflinkd.core.judging import Condition
 from bpflinkd.core.maps import AS_USUAL, MapChoice, MapWishes
 from bpflinkd.core.model import BY_CALLER, Lifetime, Origin, Outcome, Policy
 from bpflinkd.core.sources import Constants, WantedProgram
@@ -84,6 +85,8 @@ class ReplaceRequest:
     """What becomes of the maps of the running program."""
     confirm_within: Micros | None = None
     """Put it on trial: the generation before comes back unless it is confirmed in time."""
+    confirm_if: tuple[Condition, ...] = ()
+    """It is confirmed by itself where all of these hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +105,7 @@ class RollbackRequest:
     maps: MapWishes = AS_USUAL
     """Of maps of the running program, where the program must be loaded again."""
     confirm_within: Micros | None = None
+    confirm_if: tuple[Condition, ...] = ()
     left: Outcome = Outcome.ROLLED_BACK
     """What becomes of the present generation."""
 

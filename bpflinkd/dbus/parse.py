@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from bpflinkd.core import chronicle, requests, testruns
+from bpflinkd.core import chronicle, judging, requests, testruns
 from bpflinkd.core.callers import Owner
 from bpflinkd.core.chronicle import Query
 from bpflinkd.core.errors import BadOption, BadProgram, BadTarget
 from bpflinkd.core.ids import Micros, ProgId, UnixMicros
+from bpflinkd.core.judging import Condition
 from bpflinkd.core.maps import MapWishes
 from bpflinkd.core.model import Lifetime, Policy
 from bpflinkd.core.requests import HeldBy
@@ -132,19 +133,23 @@ class ReplaceOptions(NamedTuple):
     message: str
     maps: MapWishes
     confirm_within: Micros | None
+    confirm_if: tuple[Condition, ...]
 
 
 def replace_options(given: Dict) -> ReplaceOptions:
     """Parse them, or `BadOption`."""
     known = {"expect": int, "force": bool, "message": str, "maps": dict, "fresh_maps": bool}
-    _check_options(given, {**known, "confirm_within": int})
-    within = given.get("confirm_within")
+    _check_options(given, {**known, "confirm_within": int, "confirm_if": list})
+    within, conditions = given.get("confirm_within"), _strings(given, "confirm_if")
+    if conditions and within is None:
+        raise BadOption("the option 'confirm_if' judges a trial; say by 'confirm_within' how long that lasts")
     return ReplaceOptions(
         given.get("expect"),
         given.get("force", False),
         requests.message(given.get("message", "")),
         requests.map_wishes(_words(given, "maps"), fresh=given.get("fresh_maps", False)),
         requests.confirm_within(within) if within is not None else None,
+        judging.parse_all(conditions),
     )
 
 

@@ -218,7 +218,10 @@ def _trial(value: Trial | None) -> GLib.Variant:
     """The property Trial: a{sv}, empty where nothing waits for confirmation."""
     if value is None:
         return _NOBODY
-    return vardict({"until": _u64(value.until), "within": _u64(value.within), "back_to": _u64(value.back_to)})
+    told = {"until": _u64(value.until), "within": _u64(value.within), "back_to": _u64(value.back_to)}
+    if value.conditions:
+        told["conditions"] = GLib.Variant.new_strv(list(value.conditions))
+    return vardict(told)
 
 
 def history(values: Sequence[Past]) -> GLib.Variant:

@@ -35,6 +35,7 @@ _NLM_F_DUMP_INTR: Final = 0x10
 _IFLA_ADDRESS: Final = 1
 _IFLA_IFNAME: Final = 3
 _IFLA_LINKINFO: Final = 18
+_IFLA_STATS64: Final = 23
 _IFLA_EXT_MASK: Final = 29
 _IFLA_PROP_LIST: Final = 52
 _IFLA_ALT_IFNAME: Final = 53
@@ -61,6 +62,8 @@ class _Told(NamedTuple):
     altnames: tuple[bytes, ...]
     address: bytes
     kind: bytes
+    statistics: bytes
+    """struct rtnl_link_stats64; empty where they were not asked for."""
 
 
 def interfaces() -> tuple[Interface, ...]:
@@ -91,6 +94,16 @@ def driver(name: str) -> str:
     """What `ethtool -i` calls its driver, or else the kind of virtual interface; empty where unknown."""
     found = named(name)
     return found.driver if found else ""
+
+
+def statistics(ifindex: IfIndex) -> tuple[int, ...] | None:
+    """What the interface counts, in the order of `struct rtnl_link_stats64`; None where there is none."""
+    with _opened() as netlink:
+        try:
+            told = next(told for _, told in _ask(netlink, ifindex=ifindex))
+        except OSError:
+            return None
+    return tuple(number for (number,) in struct.iter_unpack("=Q", told.statistics))
 
 
 def shown(name: bytes) -> str:
@@ -177,13 +190,15 @@ def _aligned(length: int) -> int:
 
 def _parse(data: bytes, at: int, end: int) -> _Told:
     _, _, ifindex, _, _ = _IFINFO.unpack_from(data, at)
-    name = address = kind = b""
+    name = address = kind = counted = b""
     altnames: tuple[bytes, ...] = ()
     for attribute, begin, stop in _attributes(data, at + _IFINFO.size, end):
         if attribute == _IFLA_IFNAME:
             name = data[begin:stop].rstrip(b"\0")
         elif attribute == _IFLA_ADDRESS:
             address = data[begin:stop]
+        elif attribute == _IFLA_STATS64:
+            counted = data[begin:stop]
         elif attribute == _IFLA_PROP_LIST:
             altnames = tuple(
                 data[b:e].rstrip(b"\0") for a, b, e in _attributes(data, begin, stop) if a == _IFLA_ALT_IFNAME
@@ -197,7 +212,7 @@ def _parse(data: bytes, at: int, end: int) -> _Told:
                 ),
                 b"",
             )
-    return _Told(ifindex, name, altnames, address, kind)
+    return _Told(ifindex, name, altnames, address, kind, counted)
 
 
 def _attributes(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -8,6 +8,7 @@ from typing import TypeAlias, assert_never, cast
 from bpflinkd.core import attach_types
 from bpflinkd.core.errors import HookBusy, HookGone, NotSupported
 from bpflinkd.core.ids import LinkId, ProgId
+from bpflinkd.core.judging import Counter
 from bpflinkd.core.maps import AS_USUAL, MapWishes
 from bpflinkd.core.model import Confinement, Feature, Foreign, LinkFacts, Occupant, ProgramInfo
 from bpflinkd.core.patterns import Interface
@@ -32,6 +33,7 @@ from bpflinkd.core.targets import (
 )
 from bpflinkd.kernel import (
     adopting,
+    counters,
     counting,
     errnos,
     features,
@@ -143,6 +145,9 @@ class LinuxKernel:
 
     def cgroups(self, pattern: str) -> Iterator[str]:
         return self._cgroups.matching(pattern)
+
+    def read_counter(self, counter: Counter, program: Program, hook: Hook | None) -> int:
+        return counters.read(counter, cast(HeldProgram, program), hook)
 
     def occupant(self, hook: Hook, known: Occupant | None = None) -> Occupant | None:
         if not isinstance(hook, XdpHook):

@@ -219,6 +219,16 @@ def trial_text(trial: Trial | None) -> str | None:
     return json.dumps(asdict(trial)) if trial is not None else None
 
 
+def trial_of(text: str | None) -> Trial | None:
+    """Back."""
+    if text is None:
+        return None
+    found: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(text).items()
+    }
+    return Trial(**found)
+
+
 def generation(
     number: int,
     program: str,
@@ -257,5 +267,5 @@ def record(row: Any, *, hook: str | None) -> Record:
         hook=hook_of(hook),
         origin=Origin(file=row[15], template=row[16], program=row[17]),
         hold=hold_of(row[21]),
-        trial=Trial(**json.loads(row[26])) if row[26] else None,
+        trial=trial_of(row[26]),
     )

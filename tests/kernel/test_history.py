@@ -194,7 +194,7 @@ def talk(world: World, words: list[str], answer: bytes | None) -> tuple[int, str
     [
         pytest.param(b"y\n", 0, 2, "edge is confirmed", id="yes"),
         pytest.param(b"\n", 1, 3, "generation 2 was not kept", id="no"),
-        pytest.param(None, 1, 3, "was not confirmed in time", id="no answer"),
+        pytest.param(None, 1, 3, "not confirmed within 3 s", id="no answer"),
     ],
 )
 def test_the_operator_is_asked(
@@ -206,3 +206,50 @@ def test_the_operator_is_asked(
     assert "Keep generation 2? [y/N]" in shown
     assert (ended, says in shown) == (code, True), shown
     assert daemon.link("edge")["Generation"] == generation_after
+
+
+CONDITIONS = ["map:seen[1] > 0", "interface:rx_dropped < 1000000/s"]
+
+
+def judged(*conditions: str) -> dict[str, GLib.Variant]:
+    return {"confirm_within": GLib.Variant("t", 3_000_000), "confirm_if": GLib.Variant("as", conditions)}
+
+
+def test_the_daemon_judges(daemon: Daemon) -> None:
+    """Something must have been counted, and not too much in any second."""
+    attach(daemon)
+    with opened(daemon, "policy_by_ethertype") as policy:
+        policy.put(TEST, XDP_DROP)
+    daemon.replace("edge", elf(program("policy", ADDED=2)), **judged(*CONDITIONS))
+    assert daemon.link("edge")["Trial"]["conditions"] == ["map:seen[1] > 0", CONDITIONS[1]]
+    daemon.restart(signal.SIGKILL)
+    run_once(daemon)
+    until(lambda: daemon.state("edge") == "active", "it is confirmed")
+    assert daemon.link("edge")["Generation"] == 2
+    daemon.replace("edge", elf(program("policy", ADDED=3)), **judged(*CONDITIONS))
+    until(lambda: daemon.link("edge")["Generation"] == 4, "nothing was counted, so it is not kept")
+    assert daemon.link("edge")["Message"] == "map:seen[1] grew by 0, and map:seen[1] > 0 was to hold"
+    begun = time.monotonic()
+    daemon.replace("edge", elf(program("policy", ADDED=5)), **judged("map:seen[1] < 5"))
+    run_once(daemon)
+    until(lambda: daemon.link("edge")["Generation"] == 6, "a limit was broken")
+    assert time.monotonic() - begun < 2.5, "it is not waited for the end"
+    assert outcomes(daemon)[4] == (5, "expired", "loaded")
+
+
+@pytest.mark.parametrize(
+    ("condition", "says"),
+    [
+        pytest.param("map:sean < 1", "no map 'sean'", id="no such map"),
+        pytest.param("map:seen[2] < 1", "2 entries", id="no such entry"),
+        pytest.param("map:policy_by_ethertype < 1", "of type hash", id="no array"),
+        pytest.param("interface:drops < 1", "rx_dropped", id="no such statistic"),
+        pytest.param("x" * 1000, "write it as", id="nonsense"),
+    ],
+)
+def test_a_judge_that_cannot_judge(daemon: Daemon, condition: str, says: str) -> None:
+    attach(daemon)
+    with pytest.raises(Refused) as refusal:
+        daemon.replace("edge", elf(program("policy")), **judged(condition))
+    assert (refusal.value.name, says in refusal.value.message) == ("BadOption", True), refusal.value
+    assert daemon.link("edge")["Generation"] == 1

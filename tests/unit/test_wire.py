@@ -135,11 +135,11 @@ def test_a_link_lives_with_the_connection_that_asks() -> None:
 
 
 def test_options_of_replace_and_detach() -> None:
-    assert parse.replace_options({"expect": 7}) == ReplaceOptions(7, False, "", AS_USUAL, None)
-    assert parse.replace_options({"force": True}) == ReplaceOptions(None, True, "", AS_USUAL, None)
+    assert parse.replace_options({"expect": 7}) == ReplaceOptions(7, False, "", AS_USUAL, None, ())
+    assert parse.replace_options({"force": True}) == ReplaceOptions(None, True, "", AS_USUAL, None, ())
     given = {"message": "why", "maps": {"m": "fresh"}, "fresh_maps": True, "confirm_within": 5_000_000}
     wishes = MapWishes(fresh=True, choices=(("m", MapChoice.FRESH),))
-    assert parse.replace_options(given) == ReplaceOptions(None, False, "why", wishes, Micros(5_000_000))
+    assert parse.replace_options(given) == ReplaceOptions(None, False, "why", wishes, Micros(5_000_000), ())
     assert parse.detach_options({"force": True})
     assert not parse.detach_options({})
     for wrong in ({"expect": True}, {"expect": "7"}, {"other": 1}, {"force": 1}):
