@@ -323,6 +323,9 @@ class Pins(Protocol):
     def drop_kept_before(self, name: str, number: int) -> None:
         """The same for every generation before one."""
 
+    def tidy_kept(self, name: str, first: int, present: int) -> None:
+        """The same for all but those from `first` on and before `present`: what a crash left."""
+
     def stage_link(self, name: str, link: Link) -> None: ...
     def promote(self, name: str) -> None:
         """Staged pins take the places of the current ones; each rename is atomic."""

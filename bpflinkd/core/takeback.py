@@ -98,6 +98,8 @@ class TakeBack:
                 handle.close()
         if record is None:
             return []
+        present = record.generation.number
+        self._pins.tidy_kept(record.name, present - self._store.kept + 1, present)
         unknown = Health(state=State.WAITING, reason="", since=self._clock())
         entry = Entry(record=record, health=_last_told(item.told) or unknown, held=held, told=item.told)
         self._links.add(entry)

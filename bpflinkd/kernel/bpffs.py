@@ -157,6 +157,10 @@ class PinDirectory:
         with _failures(f"unpinning generations of link {name!r}"):
             self._of(name).kept.drop_before(number)
 
+    def tidy_kept(self, name: str, first: int, present: int) -> None:
+        with _failures(f"unpinning what a crash left of link {name!r}"):
+            self._of(name).kept.tidy(first, present)
+
     def stage_link(self, name: str, staged: Link) -> None:
         held = cast(HeldLink, staged)
         with _failures(f"pinning link {name!r}"):

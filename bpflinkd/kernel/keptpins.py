@@ -80,6 +80,13 @@ class KeptPins:
             if number < first:
                 self.drop(number)
 
+    def tidy(self, first: int, present: int) -> None:
+        """Let go of what a crash left: generations before the first that is kept, and those not yet past."""
+        for number in list(self.numbers()):
+            if not first <= number < present:
+                self.drop(number)
+        self._remove_if_empty()
+
     def drop(self, number: int) -> None:
         """Let go of one; nothing there is no error."""
         place = self._place / str(number)
@@ -90,12 +97,17 @@ class KeptPins:
         for stranger in os.listdir(place):
             mending.clear(place / stranger, self._aside)
         place.rmdir()
-        if not os.listdir(self._place):
-            self._place.rmdir()
+        self._remove_if_empty()
 
     def remove(self) -> None:
         """Let go of all; what is not ours is moved aside."""
         for number in list(self.numbers()):
             self.drop(number)
+        self._remove_if_empty()
         if standing.look(self._place) is not None:
             mending.clear(self._place, self._aside)
+
+    def _remove_if_empty(self) -> None:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if not os.listdir(self._place):
+                self._place.rmdir()

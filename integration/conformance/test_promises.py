@@ -96,7 +96,7 @@ class Survived:
     after: dict[str, Any]
     program_pinned: bool
     replaced: bool
-    """A replace afterwards counts on without a gap."""
+    """A replace afterwards counts on without a gap, in the same map."""
 
 
 def killed_and_started(daemon: Daemon, *, lose_pins: bool) -> dict[str, Survived]:
@@ -128,7 +128,7 @@ def killed_and_started(daemon: Daemon, *, lose_pins: bool) -> dict[str, Survived
             before=before[name],
             after=after,
             program_pinned=(daemon.pins / names.encode(called[name]) / "program").exists(),
-            replaced=(hits[name][0] - counted, new[0]) == (0, load.events),
+            replaced=hits[name][0] == new[0] == counted + load.events,
         )
     return survived
 

@@ -262,6 +262,7 @@ HALF_DONE = {
     "an attach not pinned": HalfDone("attach", "BPF_LINK_CREATE", "bpf"),
     "an attach not recorded": HalfDone("attach", "BPF_OBJ_PIN", "pwrite64"),
     "a swap not recorded": HalfDone("replace", "BPF_LINK_UPDATE", "pwrite64"),
+    "maps half moved": HalfDone("replace", "link", "rename"),
     "pins half moved": HalfDone("replace", "rmdir", "rename"),
     "a detach begun": HalfDone("detach", "fdatasync", "bpf"),
 }

@@ -81,7 +81,7 @@ def test_kill_9_in_the_middle_of_everything(world: World) -> None:
         # Record and kernel agree, and there is not a pin too many.
         for name, link in links.items():
             home = daemon.pins / name
-            assert {p.name for p in home.iterdir()} - {"maps"} == {"link", "program"}
+            assert {p.name for p in home.iterdir()} - {"maps", "kept"} == {"link", "program"}
             shown = run("bpftool", "link", "show", "pinned", home / "link")
             assert f"prog {link['Program']['id']}" in shown
         assert daemon.pinned() == set(links)

@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from gi.repository import GLib
+
 from bpflinkd.core.targets import CgroupHook, CgroupId
 from bpflinkd.kernel import holders
 from bpflinkd.store.sqlite import FILE_NAME, SqliteStore
@@ -55,7 +57,8 @@ class Lab:
         self.daemon.attach(NAME, self.kind.target(), elf(self.objects[0]))
 
     def replace(self) -> None:
-        self.daemon.replace(NAME, elf(self.objects[1]))
+        fresh = GLib.Variant("b", True)
+        self.daemon.replace(NAME, elf(self.objects[1]), fresh_maps=fresh)
 
     def detach(self) -> None:
         self.daemon.detach(NAME)
@@ -82,7 +85,7 @@ class Lab:
         assert set(links) == {NAME}
         view: View = links[NAME]
         assert (view["State"], view["Reason"]) == ("active", "")
-        assert pins == self._pins_of_a_link(), sorted(pins)
+        assert pins == self._pins_of_a_link(view["Generation"]), sorted(pins)
         program, link_id = view["Program"]["id"], view["KernelLinkId"]
         home = self.daemon.pins / NAME
         pinned = bpftool("link", "show", "pinned", home / "link")
@@ -109,9 +112,13 @@ class Lab:
         finally:
             hits.close()
 
-    def _pins_of_a_link(self) -> set[str]:
+    def _pins_of_a_link(self, generation: int) -> set[str]:
         slot = {"slot"} if self._dispatched else set()
-        return {NAME, *(f"{NAME}/{pin}" for pin in {"link", "program", "maps", "maps/hits"} | slot)}
+        program = {"program", "maps", "maps/hits"}
+        before = range(1, generation)
+        kept = {f"kept/{number}/{pin}" for number in before for pin in program}
+        kept |= {f"kept/{number}" for number in before} | ({"kept"} if before else set())
+        return {NAME, *(f"{NAME}/{pin}" for pin in {"link"} | program | slot | kept)}
 
     @property
     def _dispatched(self) -> bool:
