@@ -45,6 +45,11 @@ class Client:
         turns = itertools.cycle(replace_arguments(name, pins))
         return lambda: self.call(ROOT, MANAGER, "Replace", next(turns))
 
+    def rollback(self, name: str) -> Callable[[], GLib.Variant]:
+        """A function that goes back to the generation before, and so to and fro."""
+        arguments = GLib.Variant("(st)", (name, 0))
+        return lambda: self.call(ROOT, MANAGER, "Rollback", arguments)
+
     def managed_objects(self) -> GLib.Variant:
         """Everything there is, packed."""
         return self.call(ROOT, "org.freedesktop.DBus.ObjectManager", "GetManagedObjects")

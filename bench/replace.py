@@ -66,6 +66,14 @@ def cgroup(setting: Setting) -> Iterator[Row]:
         *interleaved(place.client.ping, swap, _CGROUP_ROUNDS),
         2.5,
     )
+    place.daemon.attach("back", {"cgroup": path, "attach_type": "egress"}, pinned(pair[0]))
+    place.daemon.replace("back", pinned(pair[1]))
+    yield against_floor(
+        "Rollback to the generation before / a replace of a loaded program",
+        *interleaved(swap, place.client.rollback("back"), _CGROUP_ROUNDS),
+        1.5,
+    )
+    place.daemon.detach("back")
     # What the ratio can be at best: the main loop has to answer, and the disk to confirm.
     read, commit = place.client.read("cg"), _durable_commit(place.world.dir / "floor.sqlite")
 

@@ -78,6 +78,7 @@ class LinkPins:
             self._clear([NEXT + _SLOT], None)
             if isinstance(link, DispatchedLink):
                 reopening.warn(mending.mend([self._wanted_slot(link)], self._aside))
+        mapdirs.tidy(self.home / _MAPS)
         # While a change is half done, maps and program may be of two generations.
         whole = not self._there(_STAGED)
         staged, current = self._open_program(NEXT, source, whole), self._open_program("", source, whole)

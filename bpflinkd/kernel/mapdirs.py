@@ -9,8 +9,8 @@ from typing import Final
 from bpflinkd.kernel import mending, standing
 
 _HALF: Final = "_next"
-"""A pin on its way. No map is called so: in an encoded name two hexadecimal digits come after an
-underscore."""
+"""A pin on its way, or the staged directory on its way out. No map is called so: in an encoded name two
+hexadecimal digits come after an underscore."""
 
 
 def names_in(maps: Path) -> list[str]:
@@ -33,8 +33,8 @@ def replace(maps: Path, staged: Path, ours: Container[int] | None, aside: Path) 
     if _kind(maps) != "directory":
         mending.move_here(staged, maps, aside)
         return
+    tidy(maps)
     half = maps / _HALF
-    half.unlink(missing_ok=True)
     wanted = os.listdir(staged)
     for name in wanted:
         after, before = standing.look(staged / name), standing.look(maps / name)
@@ -45,9 +45,21 @@ def replace(maps: Path, staged: Path, ours: Container[int] | None, aside: Path) 
         os.link(staged / name, half)
         half.rename(maps / name)
     _remove_pins(maps, ours, aside, but=wanted)
-    # Last: until here all of it can be done again.
-    _remove_pins(staged, None, aside)
-    staged.rmdir()
+    # Until here all of it can be done again, and from here on it need not.
+    staged.rename(half)
+    tidy(maps)
+
+
+def tidy(maps: Path) -> None:
+    """Remove what a crash left on its way; nothing there is no error."""
+    half = maps / _HALF
+    kind = _kind(half)
+    if kind == "directory":
+        for name in os.listdir(half):
+            (half / name).unlink()
+        half.rmdir()
+    elif kind:
+        half.unlink()
 
 
 def clear(maps: Path, ours: Container[int] | None, aside: Path) -> None:
@@ -58,6 +70,7 @@ def clear(maps: Path, ours: Container[int] | None, aside: Path) -> None:
     """
     kind = _kind(maps)
     if kind == "directory":
+        tidy(maps)
         _remove_pins(maps, ours, aside)
         maps.rmdir()
     elif kind:
@@ -74,9 +87,7 @@ def _remove_pins(maps: Path, ours: Container[int] | None, aside: Path, *, but: C
         if name in but:
             continue
         found = standing.look(maps / name)
-        if name == _HALF or (
-            found is not None and found.kind == "map" and (ours is None or found.id in ours)
-        ):
+        if found is not None and found.kind == "map" and (ours is None or found.id in ours):
             with contextlib.suppress(FileNotFoundError):
                 (maps / name).unlink()
         else:

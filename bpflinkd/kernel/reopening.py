@@ -14,7 +14,7 @@ from bpflinkd.core.ids import ProgId
 from bpflinkd.core.model import ProgramInfo
 from bpflinkd.core.ports import PinTrouble, Promised
 from bpflinkd.core.sources import Source, StoredObject, StoredSource
-from bpflinkd.kernel import info, libbpf, mending, standing
+from bpflinkd.kernel import info, libbpf, mapdirs, mending, standing
 from bpflinkd.kernel import program as programs
 from bpflinkd.kernel.dispatched import reopened
 from bpflinkd.kernel.link import HeldLink
@@ -90,7 +90,7 @@ def open_maps(program: HeldProgram, maps: Path, aside: Path, *, whole: bool) -> 
     """
     with contextlib.ExitStack() as opened:
         fds: dict[str, int] = {}
-        for encoded in sorted(os.listdir(maps)) if maps.is_dir() else ():
+        for encoded in mapdirs.names_in(maps):
             found = standing.look(maps / encoded)
             if found is not None and found.kind == "map":
                 fds[names.decode(encoded)] = opened.enter_context(standing.opened_map(found.id))
