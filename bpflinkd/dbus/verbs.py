@@ -31,6 +31,7 @@ from bpflinkd.core.requests import (
 from bpflinkd.core.sources import ObjectFile, ObjectImage, SourceFile, SourceText, WantedProgram
 from bpflinkd.dbus import contract, happened, parse, wire
 from bpflinkd.dbus.examination import Examination
+from bpflinkd.dbus.many import ReplaceMany
 from bpflinkd.dbus.polkit import Polkit
 from bpflinkd.dbus.wrapper import Call, Handlers
 
@@ -94,14 +95,16 @@ class Verbs:
         self._read_events = read_events
         self._polkit = polkit
         self._bus = bus
+        self._many = ReplaceMany(manager.many, self._authorized, submit, submit_slow, _then)
         self._examination = Examination(manager.inspection, submit, submit_slow, circumstances)
 
     @property
     def handlers(self) -> Handlers:
         """By interface and method."""
-        methods = {
+        methods: dict[str, Callable[[Call], None]] = {
             "Attach": self._attach,
             "Replace": self._replace,
+            "ReplaceMany": self._many,
             "Rollback": self._rollback,
             "Confirm": self._confirm,
             "History": self._history,

@@ -153,6 +153,20 @@ class PinDirectory:
         with _failures(f"unpinning generations of link {name!r}"):
             self._of(name).kept.drop_before(number)
 
+    def stage_next(self, name: str, number: int, program: Program, running: Program | None) -> None:
+        if running is not None:
+            self.keep(name, number, running)
+        self.stage_program(name, program)
+
+    def drop_next(self, name: str, number: int) -> None:
+        self.discard_staged(name)
+        self.drop_kept(name, number)
+
+    def take_next(self, name: str, keep_from: int) -> None:
+        self.promote(name)
+        if keep_from > 1:
+            self.drop_kept_before(name, keep_from)
+
     def stage_link(self, name: str, staged: Link) -> None:
         held = cast(HeldLink, staged)
         with _failures(f"pinning link {name!r}"):

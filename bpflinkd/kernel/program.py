@@ -1,5 +1,6 @@
 """A loaded program that we hold by fd."""
 
+import copy
 import errno
 import os
 from collections.abc import Iterator, Mapping
@@ -42,6 +43,7 @@ class HeldProgram:
         self.map_ids: dict[str, int] = {}
         """Kernel ids of its maps by name, as far as we know them."""
         self.maps = map_names
+        self._fits: dict[AttachType, bool] = {}
         if map_fds:
             self.take_maps(map_fds)
 
@@ -53,6 +55,11 @@ class HeldProgram:
         program must fit a slot, so one is tried that is on no probe.
         Source: kernel/bpf/syscall.c link_create(), bpf_prog_attach_check_attach_type().
         """
+        if attach_type not in self._fits:
+            self._fits[attach_type] = self._ask_whether_it_fits(attach_type)
+        return self._fits[attach_type]
+
+    def _ask_whether_it_fits(self, attach_type: AttachType) -> bool:
         if attach_type in attach_types.KPROBES:
             by_others = self.declared is None and attach_type is attach_types.KPROBE
             return trial.slot_takes(self.fd, attach_type) and not (by_others and trial.may_sleep(self.fd))
@@ -63,6 +70,14 @@ class HeldProgram:
         except OSError as error:
             return error.errno == errno.EBADF
         return False
+
+    def again(self) -> "HeldProgram":
+        """The same program, held once more. Not for one that came with maps that are not pinned yet."""
+        assert not self.map_fds
+        other = copy.copy(self)
+        other.map_fds, other.map_ids = {}, dict(self.map_ids)
+        other.fd = os.dup(self.fd)
+        return other
 
     @contextmanager
     def opened_maps(self) -> Iterator[dict[str, int]]:

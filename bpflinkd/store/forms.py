@@ -152,6 +152,41 @@ def program_text(info: ProgramInfo) -> str:
     return json.dumps({"id": info.id, "name": info.name, "tag": info.tag, "type": info.type})
 
 
+def file_of(source: Source) -> str | None:
+    """The sha256 of the file that a source is of; None where it is of none."""
+    return source.sha256 if isinstance(source, StoredObject | StoredSource) else None
+
+
+def generation_columns(record: Record) -> tuple[Any, ...]:
+    """The columns of a generation up to `again`."""
+    generation = record.generation
+    return (
+        record.name,
+        generation.number,
+        program_text(generation.program),
+        source_text(generation.source),
+        file_of(generation.source),
+        hook_text(record.hook),
+        generation.since,
+        actor_text(generation.by),
+        confinement_text(generation.confinement),
+        generation.message,
+        generation.of,
+    )
+
+
+def commit_columns(record: Record, link_id: int | None) -> tuple[Any, ...]:
+    """The columns generation, hook, link_id, trial, file, template, declared of a link, and its name."""
+    return (
+        record.generation.number,
+        hook_text(record.hook),
+        link_id,
+        trial_text(record.trial),
+        *origin_columns(record.origin),
+        record.name,
+    )
+
+
 def told_text(told: Told | None) -> str | None:
     """What was told of a link's state, as the column `told` has it."""
     if told is None:
