@@ -64,8 +64,8 @@ class Many:
         self._publish = publish
 
     def begin(self, request: ReplaceManyRequest) -> Swapped | tuple[ToLoad, ...]:
-        """Every refusal that needs no program. Where nothing takes long, all is done; else: what is to be loaded
-        before `replace`."""
+        """Every refusal that needs no program. Where nothing takes long, all is done; else: what is to
+        be loaded before `replace`."""
         checked = self._check(request)
         waits = tuple(
             ToLoad(at, source, found)
@@ -159,7 +159,7 @@ class Many:
 
 
 class _Opening:
-    """Opens programs for several links: a file is read once, and what has no maps of its own is loaded once."""
+    """Opens programs for several links: a file is read once, and what has no maps is loaded once."""
 
     def __init__(self, kernel: Kernel, load: Callable[[WantedProgram, Checked], Program]) -> None:
         self._kernel = kernel
@@ -192,7 +192,8 @@ class _Opening:
             self._files[key] = read
             if sum(len(file.data) for file in self._files.values()) > _MOST_BYTES:
                 raise LimitExceeded(
-                    f"the files of all programs have more than {_MOST_BYTES >> 20} MiB together; swap fewer links"
+                    f"the files of all programs have more than {_MOST_BYTES >> 20} MiB together; "
+                    "swap fewer links"
                 )
         found = self._files[key]
         if isinstance(found, ObjectImage) and isinstance(source, ObjectFile):

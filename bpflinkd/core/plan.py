@@ -372,19 +372,20 @@ def running_in(name: str, status: Status, expected: ProgramInfo) -> ProgId | Non
 def swap_with_others(
     name: str, status: Status, expected: ProgramInfo, running: Program | None
 ) -> ProgId | None:
-    """The program that is replaced where several links are swapped together; None where the target is not there.
+    """What is replaced where several links are swapped together; None where the target is not there.
 
     What cannot be swapped back is refused: `HookBusy`, `HookGone`. Arguments as for `swap`.
     """
     runs = running_in(name, status, expected)
     if runs is not None and running is None:
         raise HookGone(
-            f"link {name!r} runs {expected}, which we lost, so it could not be swapped back; replace it by itself"
+            f"link {name!r} runs {expected}, which we lost, so it could not be swapped back; "
+            "replace it by itself"
         )
     if runs is None and status.hook is not None:
         raise HookGone(
-            f"link {name!r} is not attached, so there is nothing to swap back to; replace it by itself, which "
-            "attaches it again, and leave it out here"
+            f"link {name!r} is not attached, so there is nothing to swap back to; replace it by itself, "
+            "which attaches it again, and leave it out here"
         )
     return runs
 

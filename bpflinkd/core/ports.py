@@ -135,7 +135,7 @@ class Kernel(Protocol):
         """
 
     def read_program(self, wanted: WantedProgram, *, sealed: bool) -> WantedProgram:
-        """The same program with its file read, if it has one, so that it is read once for many links. `BadProgram`.
+        """The same program with its file read, if it has one: once for many links. `BadProgram`.
 
         Args:
             sealed: the file must be a sealed memfd, as for whoever is confined.

@@ -52,7 +52,13 @@ def recover(item: Stored, pinned: Pinned) -> Recovery:
     if runs_staged:
         held = replace(held, program=staged)
     swapped = intent is not None and running is not None and _is_of(intent, running)
-    if item.together and swapped and running is not None and record is not None and pinned.program is not None:
+    if (
+        item.together
+        and swapped
+        and running is not None
+        and record is not None
+        and pinned.program is not None
+    ):
         # Others of the set may not have been swapped, and none was recorded: all go back.
         back = SwapLink(name=name, expected=running, program=pinned.program)
         return Recovery(

@@ -9,6 +9,7 @@ from bpflinkd.core.requests import ReplaceRequest, RollbackRequest
 
 MOST: Final = 4096
 """Links that can be swapped together."""
+_FOLLOWS: Final = "; its log follows"
 LONGEST_PLACE: Final = 200
 """Characters of a place that is named in refusals."""
 
@@ -26,7 +27,9 @@ class Swap:
         sentence, name = str(error), self.request.name
         place = f"{self.where}: " if self.where else ""
         about = "" if repr(name) in sentence else f"link {name!r}: "
-        return type(error)(f"{place}{about}{sentence}; no link was changed", log=error.log)
+        follows = _FOLLOWS if sentence.endswith(_FOLLOWS) else ""
+        what = sentence.removesuffix(_FOLLOWS)
+        return type(error)(f"{place}{about}{what}; no link was changed{follows}", log=error.log)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ def place(text: str) -> str:
     """Where a caller has a swap from, or `BadOption`."""
     if len(text) > LONGEST_PLACE or not text.isprintable():
         raise BadOption(
-            f"'where' must be at most {LONGEST_PLACE} characters that can be printed, such as a file and a line"
+            f"'where' must be at most {LONGEST_PLACE} characters that can be printed, such as a file "
+            "and a line"
         )
     return text

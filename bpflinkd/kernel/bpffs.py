@@ -32,7 +32,11 @@ def _failures(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise KernelRefused(f"{what} failed on the bpffs: {error.strerror}") from error
+        raise _failed(what, error) from error
+
+
+def _failed(what: str, error: OSError) -> KernelRefused:
+    return KernelRefused(f"{what} failed on the bpffs: {error.strerror}")
 
 
 def _open_locked(root: Path) -> int:
@@ -154,18 +158,22 @@ class PinDirectory:
             self._of(name).kept.drop_before(number)
 
     def stage_next(self, name: str, number: int, program: Program, running: Program | None) -> None:
-        if running is not None:
-            self.keep(name, number, running)
-        self.stage_program(name, program)
+        held = cast(HeldProgram, program)
+        try:
+            self._of(name).stage_next(number, held, cast(HeldProgram | None, running))
+        except OSError as error:
+            raise _failed(f"pinning the programs of link {name!r}", error) from error
+        held.settle()
 
     def drop_next(self, name: str, number: int) -> None:
         self.discard_staged(name)
         self.drop_kept(name, number)
 
     def take_next(self, name: str, keep_from: int) -> None:
-        self.promote(name)
-        if keep_from > 1:
-            self.drop_kept_before(name, keep_from)
+        try:
+            self._of(name).take_next(keep_from)
+        except OSError as error:
+            raise _failed(f"moving the pins of link {name!r} into place", error) from error
 
     def stage_link(self, name: str, staged: Link) -> None:
         held = cast(HeldLink, staged)

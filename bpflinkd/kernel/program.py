@@ -1,6 +1,5 @@
 """A loaded program that we hold by fd."""
 
-import copy
 import errno
 import os
 from collections.abc import Iterator, Mapping
@@ -74,7 +73,8 @@ class HeldProgram:
     def again(self) -> "HeldProgram":
         """The same program, held once more. Not for one that came with maps that are not pinned yet."""
         assert not self.map_fds
-        other = copy.copy(self)
+        other = object.__new__(HeldProgram)
+        vars(other).update(vars(self))
         other.map_fds, other.map_ids = {}, dict(self.map_ids)
         other.fd = os.dup(self.fd)
         return other

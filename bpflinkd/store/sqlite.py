@@ -27,6 +27,7 @@ _ENDS_AT_BOOT: Final = (
     "SELECT name FROM link WHERE lifetime = ? OR (lifetime = ? AND json_extract(hold, '$.fallback') IS NULL)"
 )
 _INTEND: Final = "INSERT OR REPLACE INTO generation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)"
+_FORGET: Final = "DELETE FROM generation WHERE link = ? AND number <= ? RETURNING sha256"
 _COMMIT: Final = (
     "UPDATE link SET generation = ?, hook = ?, link_id = ?, trial = ?, file = ?, template = ?,"
     " declared = ? WHERE name = ?"
@@ -201,17 +202,11 @@ class SqliteStore:
                     if left is not None
                 ),
             )
-            too_old = [
-                (record.name, record.generation.number - self.kept)
-                for record, *_ in records
-                if record.generation.number > self.kept
-            ]
-            files = (
-                db.execute("SELECT 1 FROM generation WHERE link = ? AND number <= ? AND sha256 <> ''", which)
-                for which in too_old
-            )
-            drops_files = any(found.fetchone() for found in files)
-            db.executemany("DELETE FROM generation WHERE link = ? AND number <= ?", too_old)
+            drops_files = False
+            for record, *_ in records:
+                if record.generation.number > self.kept:
+                    too_old = record.name, record.generation.number - self.kept
+                    drops_files |= any(sha256 for (sha256,) in db.execute(_FORGET, too_old).fetchall())
             if drops_files:
                 self._drop_unused_objects(db)
 

@@ -18,7 +18,14 @@ from bpflinkd.core import chronicle
 from bpflinkd.core.callers import Actor
 from bpflinkd.core.chronicle import Event, LogEntry, Query, Who
 from bpflinkd.core.culprits import Culprit
-from bpflinkd.core.events import ChangeKind, ForeignChange, Healed, LinkAdded, LinkRemoved, OfOneLink
+from bpflinkd.core.events import (
+    ChangeKind,
+    ForeignChange,
+    Healed,
+    LinkAdded,
+    LinkRemoved,
+    OfOneLink,
+)
 from bpflinkd.core.ids import Micros, UnixMicros
 from bpflinkd.core.model import State
 from bpflinkd.dbus import happened
