@@ -36,7 +36,7 @@ from bpflinkd.serving import Serving
 from bpflinkd.store.sqlite import SqliteStore
 from bpflinkd.trials import TrialClock, uptime
 from bpflinkd.watching import Watching
-from bpflinkd.worker import Done, MainLoop, Pool, Worker
+from bpflinkd.worker import SHORT, Done, MainLoop, Pool, Worker
 
 if TYPE_CHECKING:
     from bpflinkd.core.model import State
@@ -87,7 +87,7 @@ class Daemon:
         sys.setswitchinterval(_GIVE_WAY)
         _make_runtime_dir(config.runtime_dir)
         self._loop = GLib.MainLoop()
-        self._journal = MainLoop(GLib.PRIORITY_DEFAULT_IDLE)
+        self._journal = MainLoop(GLib.PRIORITY_DEFAULT_IDLE, SHORT)
         self._store = SqliteStore(config.state_dir, config.history_kept)
         pins = PinDirectory(config.bpffs, systemd.FdStore())
         self._worker = Worker("kernel")

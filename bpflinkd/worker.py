@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 _SLICE: Final = 0.005
 """Seconds after which other work of the main loop gets its turn."""
+SHORT: Final = 0.001
+"""The same of work that nobody waits for."""
 
 Work: TypeAlias = Callable[[], Any]
 Done: TypeAlias = Callable[[Any, BaseException | None], None]
@@ -29,8 +31,10 @@ class MainLoop:
     the loop each.
     """
 
-    def __init__(self, priority: int = GLib.PRIORITY_DEFAULT) -> None:
+    def __init__(self, priority: int = GLib.PRIORITY_DEFAULT, seconds: float = _SLICE) -> None:
+        """`seconds` is what one turn of it may take, before other work gets its turn."""
         self._priority = priority
+        self._seconds = seconds
         self._waiting: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
 
     def post(self, function: Callable[..., None], *arguments: Any) -> None:
@@ -44,7 +48,7 @@ class MainLoop:
             GLib.idle_add(self._run, priority=self._priority)
 
     def _run(self) -> bool:
-        until = time.monotonic() + _SLICE
+        until = time.monotonic() + self._seconds
         while self._waiting:
             function, arguments = self._waiting[0]
             try:

@@ -91,7 +91,9 @@ def sealed_together(
     Returns:
         The descriptor; and by kind (`object` or `source`) and file its offset and length.
     """
-    copy = os.memfd_create("bpflinkd-programs", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    kinds = {"object" if isinstance(source, Object) else "source" for source, _ in sources}
+    name = kinds.pop() if len(kinds) == 1 else "programs"
+    copy = os.memfd_create(f"bpflinkd-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     parts: dict[object, tuple[int, int]] = {}
     offset = 0
     try:
