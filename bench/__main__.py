@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
-from bench import declared, diff, kprobe, noticed, packets, reads, replace, thousand
+from bench import declared, diff, kprobe, noticed, packets, reads, replace, thousand, together
 from bench.setting import Setting
 from bench.table import Row, show
 
@@ -15,6 +15,7 @@ Benchmark: TypeAlias = Callable[[Setting], Iterator[Row]]
 BENCHMARKS: Mapping[str, Benchmark] = {
     "xdp-replace": replace.xdp,
     "cgroup-replace": replace.cgroup,
+    "replace-many": together.replace_many,
     "reads": reads.under_swaps,
     "packets": packets.counted_once,
     "objects": thousand.objects,

@@ -38,6 +38,7 @@ def main(state_dir: Path, bpffs: Path) -> None:
         uptime,
         receiver,
         sentinel.off(bpffs),
+        time.monotonic_ns,
     )
     manager.start(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
     views = manager.views()

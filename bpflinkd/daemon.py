@@ -38,7 +38,7 @@ from bpflinkd.serving import Serving
 from bpflinkd.store.sqlite import SqliteStore
 from bpflinkd.trials import TrialClock, uptime
 from bpflinkd.watching import Watching
-from bpflinkd.worker import Done, Pool, Worker
+from bpflinkd.worker import SHORT, Done, MainLoop, Pool, Worker
 
 if TYPE_CHECKING:
     from bpflinkd.core.model import State
@@ -91,6 +91,7 @@ class Daemon:
         sys.setswitchinterval(_GIVE_WAY)
         _make_runtime_dir(config.runtime_dir)
         self._loop = GLib.MainLoop()
+        self._journal = MainLoop(GLib.PRIORITY_DEFAULT_IDLE, SHORT)
         self._store = SqliteStore(config.state_dir, config.history_kept)
         pins = PinDirectory(config.bpffs, systemd.FdStore())
         self._worker = Worker("kernel")
@@ -103,7 +104,16 @@ class Daemon:
         )
         self._sentinel = sentinel.open(config.bpffs) if config.sentinel else sentinel.off(config.bpffs)
         self._manager = Manager(
-            kernel, pins, self._store, self._published, _now, _ticks, uptime, receiver, self._sentinel
+            kernel,
+            pins,
+            self._store,
+            self._published,
+            _now,
+            _ticks,
+            uptime,
+            receiver,
+            self._sentinel,
+            time.monotonic_ns,
         )
         self._trials = TrialClock(self._expire)
         self._compiling = Compiling(self._manager, self._worker, self._compiler)
@@ -216,7 +226,7 @@ class Daemon:
                 self._watching.unfollow(view)
             case _:
                 pass
-        GLib.idle_add(journal.write, news)
+        self._journal.post(journal.write, news)
         if self._ready and not self._status_due:
             self._status_due = True
             GLib.timeout_add(_STATUS_MS, self._tell_status)

@@ -18,10 +18,14 @@ from bpflinkd.core.events import (
     OwnerOverridden,
     ProgramReplaced,
     StateChanged,
+    SwappedTogether,
 )
 from bpflinkd.core.model import LinkView, State
 
 log = logging.getLogger("bpflinkd")
+
+_MOST_NAMED: Final = 20
+"""Links that one line names."""
 
 
 class MessageId(StrEnum):
@@ -33,6 +37,7 @@ class MessageId(StrEnum):
     PROGRAM_REPLACED = "c17a73c714864c43bff12f11d047f6ca"
     STATE_CHANGED = "a8559c29c4894f95bf916e0c7f276a38"
     OWNER_OVERRIDDEN = "986f486acdbf47d2869a3880575a615d"
+    SWAPPED_TOGETHER = "2259c093d6b14301af653081e83b1a39"
     HEALED = "dc2535e2361c4355923ef5c725217264"
     FOREIGN_LINK_UPDATED = "300549c7a65e4819841c07193fc2c210"
     FOREIGN_LINK_DETACHED = "ee47f740c2d444b5ae36435e8756d05d"
@@ -130,6 +135,22 @@ def write(news: News) -> None:
                 ),
                 **(_culprit(who) if who is not None else {}),
                 **({"DELAY_USEC": str(news.delay)} if news.delay is not None else {}),
+            )
+        case SwappedTogether(swapped=swapped, by=actor):
+            names = [name for name, _ in swapped.generations]
+            more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+            told = f"{', '.join(names[:_MOST_NAMED])}{more}"
+            log.info(
+                "%d links swapped together by %s, the last %.0f us after the first: %s",
+                len(names),
+                actor,
+                swapped.skew_ns / 1000,
+                told,
+                extra={
+                    "MESSAGE_ID": str(MessageId.SWAPPED_TOGETHER),
+                    "LINKS": str(len(names)),
+                    "SKEW_NSEC": str(swapped.skew_ns),
+                },
             )
         case Healed(name=name, sentence=sentence):
             _line(logging.WARNING, MessageId.HEALED, name, sentence)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from gi.repository import GLib
 
 from bpflinkd.core.chronicle import LogEntry, Query
-from bpflinkd.core.events import LinkAdded, News
+from bpflinkd.core.events import LinkAdded, News, OfOneLink, SwappedTogether
 from bpflinkd.core.ports import Clock
 from bpflinkd.store.event_log import EventLog
 from bpflinkd.worker import Worker
@@ -45,7 +45,7 @@ class Recording:
         self._since = clock()
         self._told = told
         # More would not be kept anyway: a disk that hangs costs no more memory than this.
-        self._waiting: deque[tuple[UnixMicros, News]] = deque(maxlen=kept)
+        self._waiting: deque[tuple[UnixMicros, OfOneLink]] = deque(maxlen=kept)
         self._asked = False
         self._rest = 0.0
         """When the thread may read again."""
@@ -55,6 +55,8 @@ class Recording:
         """Keep a piece of news. `starting`: the daemon takes its links back, which is no news of them."""
         if starting and isinstance(news, LinkAdded) and news.view.record.created < self._since:
             return
+        if isinstance(news, SwappedTogether):
+            return  # each link is told of as well
         self._waiting.append((self._clock(), news))
         if not self._asked:
             self._asked = True

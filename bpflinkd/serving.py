@@ -21,7 +21,7 @@ from bpflinkd.dbus.closer import Closer
 from bpflinkd.dbus.connecting import Connecting
 from bpflinkd.dbus.limits import Limits
 from bpflinkd.dbus.service import DaemonFacts, Service
-from bpflinkd.worker import Pool, Worker
+from bpflinkd.worker import SHORT, MainLoop, Pool, Worker
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,7 @@ class Serving:
         self._told = connected
         self._failed = failed
         self._limits, self._closer = Limits(), Closer()
+        self._later = MainLoop(seconds=SHORT)
         unread.close_by(self._closer)
         self._bus: pydbus.bus.Bus | None = None
         self._service: Service | None = None
@@ -90,6 +91,7 @@ class Serving:
                 self._facts,
                 self._limits,
                 self._closer,
+                self._later.post,
                 trusted=self._address == "system",
             )
         except GLib.Error as error:

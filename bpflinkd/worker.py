@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 _SLICE: Final = 0.005
 """Seconds after which other work of the main loop gets its turn."""
+SHORT: Final = 0.001
+"""The same of work that nobody waits for."""
 
 Work: TypeAlias = Callable[[], Any]
 Done: TypeAlias = Callable[[Any, BaseException | None], None]
@@ -29,21 +31,24 @@ class MainLoop:
     the loop each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, priority: int = GLib.PRIORITY_DEFAULT, seconds: float = _SLICE) -> None:
+        """`seconds` is what one turn of it may take, before other work gets its turn."""
+        self._priority = priority
+        self._seconds = seconds
         self._waiting: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
 
     def post(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Run `function(*arguments)` soon. Only ever called on the worker thread.
+        """Run `function(*arguments)` soon. Only ever called on one thread: the worker's, or the main loop's.
 
         With one thread that appends and one that removes, the length tells without a lock whether
         the loop is awake: it removes an entry only when that is done.
         """
         self._waiting.append((function, arguments))
         if len(self._waiting) == 1:
-            GLib.idle_add(self._run, priority=GLib.PRIORITY_DEFAULT)
+            GLib.idle_add(self._run, priority=self._priority)
 
     def _run(self) -> bool:
-        until = time.monotonic() + _SLICE
+        until = time.monotonic() + self._seconds
         while self._waiting:
             function, arguments = self._waiting[0]
             try:

@@ -21,6 +21,11 @@ INTERRUPTED: Final = 130
 class InputError(Exception):
     """Something given on the command line cannot be used, and it is not a matter of usage."""
 
+    def __init__(self, sentence: str, log: str = "") -> None:
+        """`log`: lines that follow the sentence."""
+        super().__init__(sentence)
+        self.log = log
+
 
 def report(error: BaseException, settings: Settings, arguments: list[str]) -> int:
     """Tell the user; returns the exit code."""
@@ -62,7 +67,7 @@ def _polkit_could(name: str, arguments: list[str]) -> bool:
 def _explain(error: BaseException) -> tuple[int, str, str, str]:
     """Exit code, name, sentence, log."""
     if isinstance(error, InputError):
-        return REFUSED, "BadInput", str(error), ""
+        return REFUSED, "BadInput", str(error), error.log
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return REFUSED, "OSError", f"{where}{error.strerror or error}", ""

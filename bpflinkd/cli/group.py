@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _COMMANDS: Final = {
     "attach": "change",
     "replace": "change",
+    "apply": "apply",
     "rollback": "past",
     "confirm": "past",
     "detach": "change",

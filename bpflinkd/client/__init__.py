@@ -46,6 +46,7 @@ from bpflinkd.client.values import (
 
 if TYPE_CHECKING:
     from bpflinkd.client.client import Client
+    from bpflinkd.client.swaps import Swap, Swapped
 else:
 
     def __getattr__(name: str) -> Any:
@@ -54,6 +55,10 @@ else:
             from bpflinkd.client.client import Client  # noqa: PLC0415
 
             return Client
+        if name in ("Swap", "Swapped"):
+            from bpflinkd.client import swaps  # noqa: PLC0415
+
+            return getattr(swaps, name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -97,6 +102,8 @@ __all__ = [
     "Row",
     "StaleGeneration",
     "Statistics",
+    "Swap",
+    "Swapped",
     "Target",
     "Unit",
     "User",

@@ -1,6 +1,6 @@
 """The daemon's methods: one a verb, typed arguments, errors by what they mean."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, NoReturn, cast
 
@@ -15,6 +15,7 @@ from bpflinkd.client.messages import options, text
 from bpflinkd.client.owners import Owner
 from bpflinkd.client.programs import CSource, Generation, Program
 from bpflinkd.client.review import Review
+from bpflinkd.client.swaps import Swap, Swapped, body
 from bpflinkd.client.targets import Target
 from bpflinkd.client.values import (
     Event,
@@ -169,6 +170,34 @@ class Client:
             flags={"force": force, "fresh_maps": fresh_maps},
         )
         return cast(int, self._put("Replace", "(sa{sv}a{sv})", (text(name), source, chosen), files, program))
+
+    def replace_many(
+        self,
+        swaps: Sequence[Swap],
+        *,
+        confirm_within: float | None = None,
+        message: str | None = None,
+        force: bool = False,
+        dry_run: bool = False,
+    ) -> Swapped:
+        """Swap the programs of several links, all or none; a refusal names the link.
+
+        Args:
+            confirm_within: as for `replace`; each link is confirmed by itself.
+            message: why, in words.
+            force: also if links are another's. Administrators only.
+            dry_run: load and check everything, and change nothing.
+        """
+        files = Gio.UnixFDList.new()
+        given = body(swaps, files)
+        chosen = options(
+            confirm_within=confirm_within, message=message, flags={"force": force, "dry_run": dry_run}
+        )
+        arguments = GLib.Variant("(a(sa{sv})a{sv})", (given, chosen))
+        with self._connection.hearing(ROOT, MANAGER, "SwappedTogether") as heard:
+            (answer,), _ = self._exchange(ROOT, MANAGER, "ReplaceMany", arguments, files, long=True)
+        skew = next((skew for told, skew in heard if told == answer), 0)
+        return Swapped([(name, number) for name, number in answer], skew)
 
     def rollback(self, name: str, generation: int | None = None) -> int:
         """Let a generation before run again; returns the new one. `replace` with `Generation` takes options.

@@ -3,8 +3,8 @@
 GIO carries the messages. Little else is imported: a command line client starts anew for every call.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NoReturn, TypeAlias
 
 from gi.repository import Gio, GLib
@@ -79,6 +79,21 @@ class Connection:
             return decode(answer), list(sent.steal_fds()) if sent is not None else []
         except GLib.Error as error:
             raise self._failure(error, timeout) from None
+
+    @contextmanager
+    def hearing(self, path: str, interface: str, signal: str) -> Iterator[list[list[Any]]]:
+        """A context in which the arguments of each such signal of the daemon's are gathered."""
+        heard: list[list[Any]] = []
+
+        def took(_bus: Any, _sender: str, _path: str, _interface: str, _name: str, body: Any) -> None:
+            heard.append(decode(body))
+
+        bus, none = self._connection, Gio.DBusSignalFlags.NONE
+        subscription = bus.signal_subscribe(BUS_NAME, interface, signal, path, None, none, took)
+        try:
+            yield heard
+        finally:
+            bus.signal_unsubscribe(subscription)
 
     def listen(
         self,

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
 from bpflinkd.client.errors import BadInput
@@ -77,23 +77,53 @@ def sealed(source: Object | CSource) -> int:
         BadInput: the file cannot be opened, is not a regular file, or is too large.
         OSError: there is no memory for the copy.
     """
+    return sealed_together([(source, "")])[0]
+
+
+def sealed_together(
+    sources: Sequence[tuple[Object | CSource, str]],
+) -> tuple[int, dict[object, tuple[int, int]]]:
+    """The same of several files in one memfd, each once.
+
+    Args:
+        sources: with each where it is named, which refusals begin with; empty where that is plain.
+
+    Returns:
+        The descriptor; and by kind (`object` or `source`) and file its offset and length.
+    """
+    kinds = {"object" if isinstance(source, Object) else "source" for source, _ in sources}
+    name = kinds.pop() if len(kinds) == 1 else "programs"
+    copy = os.memfd_create(f"bpflinkd-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    parts: dict[object, tuple[int, int]] = {}
+    offset = 0
+    try:
+        for source, where in sources:
+            what = "object" if isinstance(source, Object) else "source"
+            if (what, source.file) not in parts:
+                size = _append(copy, source, what, where)
+                parts[what, source.file] = offset, size
+                offset += size
+        os.lseek(copy, 0, os.SEEK_SET)
+        fcntl.fcntl(copy, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(copy)
+        raise
+    return copy, parts
+
+
+def _append(copy: int, source: Object | CSource, what: str, where: str) -> int:
     from bpflinkd.core.sources import MAX_OBJECT, MAX_SOURCE
 
-    is_object = isinstance(source, Object)
-    what, limit = ("object", MAX_OBJECT) if is_object else ("source", MAX_SOURCE)
-    copy = os.memfd_create(f"bpflinkd-{what}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    limit = MAX_OBJECT if what == "object" else MAX_SOURCE
     try:
         size = _fill(copy, source.file, what, limit + 1)
         if size > limit:
             raise BadInput(
                 f"{_named(source.file, what)} is larger than {limit >> 20} MiB, which is the limit"
             )
-        os.lseek(copy, 0, os.SEEK_SET)
-        fcntl.fcntl(copy, fcntl.F_ADD_SEALS, _SEALS)
-    except BaseException:
-        os.close(copy)
-        raise
-    return copy
+    except BadInput as error:
+        raise BadInput(f"{where}: {error.sentence}" if where else error.sentence) from None
+    return size
 
 
 def _fill(copy: int, file: File, what: str, most: int) -> int:

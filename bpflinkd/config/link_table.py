@@ -212,7 +212,7 @@ class _Reader(TableReader):
         key = kinds[0]
         if key not in values:
             return None
-        sentence = _unfit(key, values[key])
+        sentence = unfit(key, values[key])
         if sentence:
             self._fault(sentence, "program", key)
         name = values.get("name")
@@ -255,7 +255,7 @@ class _Reader(TableReader):
         return self._unit(values["unit"], "owner", "unit") if "unit" in values else None
 
 
-def _unfit(key: str, value: str) -> str:
+def unfit(key: str, value: str) -> str:
     """What is wrong with a program's value; empty where nothing is."""
     if not value:
         return f"{key} is empty"

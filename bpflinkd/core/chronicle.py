@@ -18,7 +18,7 @@ from bpflinkd.core.events import (
     LinkAdded,
     LinkAmended,
     LinkRemoved,
-    News,
+    OfOneLink,
     OwnerOverridden,
     ProgramReplaced,
     StateChanged,
@@ -128,7 +128,7 @@ class Query:
         return self.links is None or (entry.name in self.links and entry.time >= self.links[entry.name])
 
 
-def entry(news: News, number: int, time: UnixMicros) -> LogEntry:
+def entry(news: OfOneLink, number: int, time: UnixMicros) -> LogEntry:
     """What is kept of a piece of news."""
     match news:
         case LinkAdded(view=view):

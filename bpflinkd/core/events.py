@@ -8,6 +8,7 @@ from bpflinkd.core.callers import Actor
 from bpflinkd.core.culprits import Culprit
 from bpflinkd.core.ids import LinkId, Micros, UnixMicros
 from bpflinkd.core.model import Generation, LinkView, Occupant, ProgramInfo, State
+from bpflinkd.core.swaps import Swapped
 from bpflinkd.core.targets import CgroupHook, IfIndex, XdpHook
 
 # Tidings: a watcher saw something. They are hints; the kernel is asked before anything is judged.
@@ -235,7 +236,15 @@ class Healed:
     sentence: str
 
 
-News: TypeAlias = (
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwappedTogether:
+    """Several links run new generations, of which each is told as well. Told first."""
+
+    swapped: Swapped
+    by: Actor
+
+
+OfOneLink: TypeAlias = (
     LinkAdded
     | LinkRemoved
     | LinkAmended
@@ -245,3 +254,4 @@ News: TypeAlias = (
     | ForeignChange
     | Healed
 )
+News: TypeAlias = OfOneLink | SwappedTogether

@@ -13,7 +13,7 @@ from bpflinkd.core.maps import MapWishes
 from bpflinkd.core.model import Generation, LinkView, Outcome
 from bpflinkd.core.pending import Pending
 from bpflinkd.core.ports import Clock, Kernel, Pins, Program, Store
-from bpflinkd.core.replacing import Replacing
+from bpflinkd.core.replacing import Ready, Replacing
 from bpflinkd.core.requests import RollbackRequest
 from bpflinkd.core.sources import Builtin, ObjectImage, SourceText, StoredObject, StoredSource
 
@@ -101,9 +101,16 @@ class History:
         Args:
             loaded: its program, where it was loaded elsewhere.
         """
+        return self._replacing.put(self.ready(request, self.check(request).checked, loaded))
+
+    def ready(self, request: RollbackRequest, checked: Checked, loaded: Loaded | None = None) -> Ready:
+        """The last checks, with the program, which is ours from now on. Arguments as for `rollback`.
+
+        Args:
+            checked: what `check` found just now.
+        """
         program = loaded.program if loaded else None
         try:
-            checked, _ = self.check(request)
             entry = self._links.named(request.name)
             checks.maps_are_current(loaded, request.name, entry.held.program)
             generation = self._chosen(entry, request.generation)
@@ -119,7 +126,7 @@ class History:
                 program.close()
             raise
         overrides = request.caller if checked.overrides else None
-        return self._replacing.put(entry, after, program, request.left, overrides=overrides)
+        return Ready(entry, after, program, request.left, overrides)
 
     def expire(self, name: str) -> list[Pending]:
         """Look at a generation on trial: where its time is over, or a condition is broken, go back.

@@ -23,6 +23,7 @@ COSTS: Final = {
     "Rollback": 20,
     "Confirm": 20,
     "History": 5,
+    "ReplaceMany": 20,
     "Detach": 20,
     "Transfer": 20,
     "Claim": 20,
@@ -30,7 +31,8 @@ COSTS: Final = {
     "Reload": 40,
     "ProgramFile": 20,
 }
-"""Points by method: about one for each millisecond of a processor or of the worker, with 1,000 links."""
+"""Points by method: about one for each millisecond of a processor or of the worker, with 1,000 links. For
+ReplaceMany of each link: what a user's programs are checked and loaded by costs most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,13 +84,23 @@ class Rates:
         self._most = most
         self._buckets: OrderedDict[int, TokenBucket] = OrderedDict()
 
-    def take(self, uid: int, method: str, now: float) -> None:
-        """Pay for a call. `LimitExceeded` says when to come again."""
+    def take(self, uid: int, method: str, now: float, pieces: int = 1) -> None:
+        """Pay for a call. `LimitExceeded` says when to come again.
+
+        Args:
+            pieces: how many things it asks for at once.
+        """
+        cost = COSTS.get(method, READ) * pieces
+        if cost > self._rate.burst:
+            most = int(self._rate.burst // COSTS.get(method, READ))
+            raise LimitExceeded(
+                f"{method} is asked for {pieces} links at once; uid {uid} may for at most {most}"
+            )
         bucket = self._buckets.setdefault(uid, TokenBucket(self._rate, now))
         self._buckets.move_to_end(uid)
         if len(self._buckets) > self._most:
             self._buckets.popitem(last=False)
-        seconds = bucket.take(COSTS.get(method, READ), now)
+        seconds = bucket.take(cost, now)
         if seconds:
             raise LimitExceeded(
                 f"uid {uid} calls too often: {method} can be called again in {seconds:.1f} s; read all links "

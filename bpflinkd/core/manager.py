@@ -28,11 +28,12 @@ from bpflinkd.core.grants import Grants
 from bpflinkd.core.history import History
 from bpflinkd.core.inspection import Inspection
 from bpflinkd.core.links import Entry, Links
+from bpflinkd.core.many import Many
 from bpflinkd.core.model import Confinement, Health, LinkView, Record, State
 from bpflinkd.core.observer import Observer
 from bpflinkd.core.ownership import Ownership, Receiver
 from bpflinkd.core.pending import Pending
-from bpflinkd.core.ports import Clock, Kernel, Pins, Program, Publish, Sentinel, Store, Ticks
+from bpflinkd.core.ports import Clock, Kernel, Nanos, Pins, Program, Publish, Sentinel, Store, Ticks
 from bpflinkd.core.replacing import Replacing
 from bpflinkd.core.requests import AttachRequest, DetachRequest
 from bpflinkd.core.statistics import Statistics
@@ -45,6 +46,7 @@ from bpflinkd.core.targets import (
     XdpTarget,
 )
 from bpflinkd.core.templates import Wanted
+from bpflinkd.core.together import Together
 from bpflinkd.core.trials import Trials
 from bpflinkd.core.witness import Witness
 
@@ -65,6 +67,7 @@ class Manager:
         uptime: Ticks,
         receiver: Receiver,
         sentinel: Sentinel,
+        nanos: Nanos,
     ) -> None:
         """`receiver` tells in which groups a new owner is. `uptime` is as for `Trials`."""
         self._kernel = kernel
@@ -119,6 +122,9 @@ class Manager:
             self._links, self._access, kernel, pins, store, clock, self.replacing, self.trials
         )
         """Generations before, and the way back to them."""
+        together = Together(kernel, pins, store, nanos)
+        self.many = Many(self.replacing, self.history, kernel, together, publish)
+        """Other programs for several links, all or none."""
         self._take_back = TakeBack(
             self._links, kernel, pins, store, self._executor, self._observer, publish, clock
         )

@@ -34,7 +34,7 @@ from bpflinkd.core.errors import (
     StaleGeneration,
     WrongProgramType,
 )
-from bpflinkd.core.ids import NO_PROGRAM, UnixMicros
+from bpflinkd.core.ids import NO_PROGRAM, ProgId, UnixMicros
 from bpflinkd.core.model import (
     Confinement,
     Generation,
@@ -338,14 +338,9 @@ def swap(
         Promote(name=name),
         ForgetPrograms(name=name, number=after.generation.number),
     )
-    link = status.link
-    if link is not None and link.hook is not None:
-        if link.prog_id not in (expected.id, NO_PROGRAM):
-            raise HookBusy(
-                f"link {name!r} runs {status.occupant or link.prog_id} instead of ours, {expected}; "
-                "somebody swapped it. Detach the link and attach it again to take the hook back"
-            )
-        step: Action = SwapLink(name=name, expected=link.prog_id, program=program)
+    runs = running_in(name, status, expected)
+    if runs is not None:
+        step: Action = SwapLink(name=name, expected=runs, program=program)
         return after, (*prepare, step, *finish)
     if status.hook is None:
         return after, (*prepare, *finish)
@@ -355,6 +350,44 @@ def swap(
     step = CreateLink(record=after, hook=status.hook, program=program)
     first, last = SaveIntent(record=after, image=program.image), SaveDone(record=after, left=left)
     return after, (first, *prepare[1:], step, last, *finish[1:])
+
+
+def running_in(name: str, status: Status, expected: ProgramInfo) -> ProgId | None:
+    """The program that a swap of our bpf_link replaces; None where we have none on the hook. `HookBusy`.
+
+    Args:
+        expected: as for `swap`.
+    """
+    link = status.link
+    if link is None or link.hook is None:
+        return None
+    if link.prog_id not in (expected.id, NO_PROGRAM):
+        raise HookBusy(
+            f"link {name!r} runs {status.occupant or link.prog_id} instead of ours, {expected}; "
+            "somebody swapped it. Detach the link and attach it again to take the hook back"
+        )
+    return link.prog_id
+
+
+def swap_with_others(
+    name: str, status: Status, expected: ProgramInfo, running: Program | None
+) -> ProgId | None:
+    """What is replaced where several links are swapped together; None where the target is not there.
+
+    What cannot be swapped back is refused: `HookBusy`, `HookGone`. Arguments as for `swap`.
+    """
+    runs = running_in(name, status, expected)
+    if runs is not None and running is None:
+        raise HookGone(
+            f"link {name!r} runs {expected}, which we lost, so it could not be swapped back; "
+            "replace it by itself"
+        )
+    if runs is None and status.hook is not None:
+        raise HookGone(
+            f"link {name!r} is not attached, so there is nothing to swap back to; replace it by itself, "
+            "which attaches it again, and leave it out here"
+        )
+    return runs
 
 
 def rename(name: str, after: Record) -> Sequence[Action]:

@@ -55,6 +55,9 @@ class Program(Protocol):
     def fits(self, attach_type: AttachType) -> bool:
         """Whether the kernel would take it there. Asked without attaching anything."""
 
+    def again(self) -> "Program":
+        """The same program, held once more, for another link."""
+
     def close(self) -> None:
         """Give up our reference."""
 
@@ -138,6 +141,13 @@ class Kernel(Protocol):
             replaces, wishes: as for `open_program`.
         """
 
+    def read_program(self, wanted: WantedProgram, *, sealed: bool) -> WantedProgram:
+        """The same program with its file read, if it has one: once for many links. `BadProgram`.
+
+        Args:
+            sealed: the file must be a sealed memfd, as for whoever is confined.
+        """
+
     def hold_program(self, prog_id: ProgId, source: Source, maps: tuple[str, ...] = ()) -> Program:
         """Hold a program that is loaded already. `BadProgram` where there is none."""
 
@@ -186,6 +196,15 @@ class Kernel(Protocol):
 
     def swap(self, link: Link, target: Target, program: Program, expected: ProgId) -> None:
         """Compare-and-swap the program of a link. `HookBusy`, `HookGone`, `WrongProgramType`."""
+
+    def prepare_swap(
+        self, link: Link, target: Target, program: Program, expected: ProgId, running: Program
+    ) -> Callable[[], None]:
+        """The same, all but the swap done: to be called at once, after others like it. Errors as for `swap`.
+
+        Args:
+            running: what runs there as far as we know, held until the swap.
+        """
 
     def detach(self, link: Link) -> None:
         """Detach at once, whoever else holds the link."""
@@ -326,6 +345,15 @@ class Pins(Protocol):
     def tidy_kept(self, name: str, first: int, present: int) -> None:
         """The same for all but those from `first` on and before `present`: what a crash left."""
 
+    def stage_next(self, name: str, number: int, program: Program, running: Program | None) -> None:
+        """`stage_program`, and `keep` what runs as that of this generation. Undone by `drop_next`."""
+
+    def drop_next(self, name: str, number: int) -> None:
+        """`discard_staged`, and `drop_kept` what was kept for it."""
+
+    def take_next(self, name: str, keep_from: int) -> None:
+        """`promote`, and `drop_kept_before`."""
+
     def stage_link(self, name: str, link: Link) -> None: ...
     def promote(self, name: str) -> None:
         """Staged pins take the places of the current ones; each rename is atomic."""
@@ -364,6 +392,8 @@ class Stored:
     """Our bpf_link; None where there is none, or nobody wrote down which it is."""
     told: Told | None = None
     """None while it is `active`."""
+    together: bool = False
+    """The intent is one of several that were to come to pass all or none."""
 
     @property
     def latest(self) -> Record:
@@ -388,6 +418,19 @@ class Store(Protocol):
     def forget_intent(self, name: str) -> None: ...
     def commit(self, record: Record, link_id: LinkId | None, left: Outcome | None = None) -> None:
         """What was intended is done. `left`: what became of the generation before."""
+
+    def intend_together(self, records: Sequence[Record], images: Mapping[str, bytes]) -> None:
+        """`intend` generations of links that there are, all or none, and note that they belong together.
+
+        Args:
+            images: files to keep, by sha256.
+        """
+
+    def forget_intents(self, names: Sequence[str]) -> None:
+        """`forget_intent` of several, all or none."""
+
+    def commit_together(self, records: Sequence[tuple[Record, LinkId | None, Outcome | None]]) -> None:
+        """`commit` several, all or none."""
 
     def settle(self, record: Record) -> None:
         """Owner, policy, lifetime, origin or trial are others; nothing else is."""
@@ -462,3 +505,5 @@ Clock: TypeAlias = Callable[[], UnixMicros]
 """What to show to people. Anybody may set it, back too."""
 Ticks: TypeAlias = Callable[[], Micros]
 """What to measure a time with: microseconds that nobody can set, since an unknown moment."""
+Nanos: TypeAlias = Callable[[], int]
+"""The same in nanoseconds."""

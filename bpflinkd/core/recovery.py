@@ -16,6 +16,7 @@ from bpflinkd.core.actions import (
     RemoveRecord,
     SaveDone,
     SetAside,
+    SwapLink,
 )
 from bpflinkd.core.executor import Held
 from bpflinkd.core.ids import NO_PROGRAM
@@ -50,7 +51,24 @@ def recover(item: Stored, pinned: Pinned) -> Recovery:
     )
     if runs_staged:
         held = replace(held, program=staged)
-    if intent is not None and running is not None and _is_of(intent, running):
+    swapped = intent is not None and running is not None and _is_of(intent, running)
+    if (
+        item.together
+        and swapped
+        and running is not None
+        and record is not None
+        and pinned.program is not None
+    ):
+        # Others of the set may not have been swapped, and none was recorded: all go back.
+        back = SwapLink(name=name, expected=running, program=pinned.program)
+        return Recovery(
+            record=record,
+            held=held,
+            actions=(back, ForgetIntent(name=name)),
+            healed=f"it was swapped as one of several, which did not come to their end; generation "
+            f"{record.generation.number} is back",
+        )
+    if swapped and intent is not None:
         after = _on_hook_of(intent, link)
         return Recovery(
             record=after,

@@ -2,19 +2,33 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 from bpflinkd.core import checks, plan
 from bpflinkd.core.access import Access
 from bpflinkd.core.callers import Action, Caller
 from bpflinkd.core.checks import Checked, Loaded
 from bpflinkd.core.events import OwnerOverridden, ProgramReplaced, StateChanged
-from bpflinkd.core.executor import Executor
+from bpflinkd.core.executor import Executor, Held
 from bpflinkd.core.links import Entry, Links, status_of
 from bpflinkd.core.model import LinkView, Outcome, Record, State
 from bpflinkd.core.ports import Clock, Kernel, Program, Publish
 from bpflinkd.core.requests import ReplaceRequest
 from bpflinkd.core.sources import WantedProgram
 from bpflinkd.core.trials import Trials
+
+
+class Ready(NamedTuple):
+    """A generation that can be put in place: every check that can refuse it has passed."""
+
+    entry: Entry
+    after: Record
+    program: Program
+    """Loaded, and ours."""
+    left: Outcome
+    """What becomes of the generation before."""
+    overrides: Caller | None = None
+    """An administrator who asked for it, though another owns the link."""
 
 
 class Replacing:
@@ -62,9 +76,16 @@ class Replacing:
         Args:
             loaded: the program, where it was loaded elsewhere because that takes long.
         """
+        return self.put(self.ready(request, self.check(request), loaded))
+
+    def ready(self, request: ReplaceRequest, checked: Checked, loaded: Loaded | None = None) -> Ready:
+        """The last checks, with the program, which is ours from now on. Arguments as for `replace`.
+
+        Args:
+            checked: what `check` found just now.
+        """
         program = loaded.program if loaded else None
         try:
-            checked = self.check(request)
             checks.loaded_as_allowed(loaded, checked.confined)
             entry = self._links.named(request.name)
             checks.maps_are_current(loaded, request.name, entry.held.program)
@@ -78,7 +99,7 @@ class Replacing:
                 program.close()
             raise
         overrides = request.caller if checked.overrides else None
-        return self.put(entry, after, program, Outcome.REPLACED, overrides=overrides)
+        return Ready(entry, after, program, Outcome.REPLACED, overrides)
 
     def load(self, program: WantedProgram, checked: Checked) -> Program:
         """Load a program. Where that takes long, on another thread: it touches no link."""
@@ -91,16 +112,10 @@ class Replacing:
             wishes=checked.wishes,
         )
 
-    def put(
-        self, entry: Entry, after: Record, program: Program, left: Outcome, *, overrides: Caller | None = None
-    ) -> LinkView:
-        """Put a generation in place, whose program is loaded and fits. The program is ours from now on.
-
-        Args:
-            left: what becomes of the generation before.
-            overrides: an administrator who asked for it, though another owns the link.
-        """
-        before, running = entry.view(), entry.held.program
+    def put(self, ready: Ready) -> LinkView:
+        """Put a generation in place, whose program is loaded and fits."""
+        entry, after, program, left, _ = ready
+        running = entry.held.program
         try:
             expected = running.info if running else entry.record.generation.program
             status = status_of(self._kernel, entry, for_swap=True)
@@ -109,14 +124,24 @@ class Replacing:
         except BaseException:
             program.close()
             raise
+        return self.settle(ready, after, held)
+
+    def settle(self, ready: Ready, after: Record, held: Held) -> LinkView:
+        """A generation is in place: take it, and tell.
+
+        Args:
+            after: as it is recorded.
+        """
+        entry, before = ready.entry, ready.entry.view()
         entry.record = after
-        entry.hold(replace(held, program=program))
+        entry.hold(replace(held, program=ready.program))
         view = entry.view()
         self._publish(ProgramReplaced(view=view, old=before.record.generation))
         if view.state != before.state:
             self._publish(StateChanged(view=view, old=before.state))
-        if overrides is not None:
-            self._publish(OwnerOverridden(view=view, by=overrides.actor, verb="replaced"))
+        if ready.overrides is not None:
+            self._publish(OwnerOverridden(view=view, by=ready.overrides.actor, verb="replaced"))
         if entry.health.state is not State.ACTIVE:
             self._observe(after.name, "replace")
-        return entry.view()
+            return entry.view()
+        return view

@@ -13,6 +13,9 @@ BUILTINS: Final = ("pass",)
 """The programs that ship with us."""
 Constants: TypeAlias = tuple[tuple[str, str], ...]
 """Values of an object's global constants, by name, as text."""
+Part: TypeAlias = tuple[int, int]
+"""Where in an open file the object or source is, offset and length in bytes: a message carries few files, so
+many programs may share one. None stands for all of the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,7 @@ class ObjectFile:
     program: str | None = None
     """Program (function) name; None where the object holds exactly one."""
     constants: Constants = ()
+    part: Part | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,7 @@ class SourceFile:
     fd: int
     program: str | None = None
     """Function name; None where the source holds exactly one."""
+    part: Part | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

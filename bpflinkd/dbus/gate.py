@@ -15,11 +15,14 @@ from gi.repository import Gio, GLib
 from bpflinkd.core.errors import BpflinkdError, LimitExceeded
 from bpflinkd.dbus import contract
 from bpflinkd.dbus.closer import Closer, kernel_answers
+from bpflinkd.dbus.wrapper import LONG
 
 log = logging.getLogger(__name__)
 
 MAX_BYTES: Final = 64 << 10
 """Of one call's arguments."""
+MAX_BYTES_LONG: Final = 1 << 20
+"""The same of methods in `wrapper.LONG`. Such a call counts as many as could have had its bytes."""
 MAX_FDS: Final = 4
 """Of one call."""
 MAX_UNANSWERED: Final = 128
@@ -47,7 +50,7 @@ class Gate:
         }
         self._unanswered: Counter[str] = Counter()
         # Appended to on whichever thread frees a message, emptied on GIO's thread only.
-        self._ended: deque[str] = deque()
+        self._ended: deque[tuple[str, int]] = deque()
         self._connection = connection
         self._id = connection.add_filter(self._filter)
 
@@ -81,19 +84,21 @@ class Gate:
         if not is_call:
             return
         try:
-            self._limit(message)
+            weight = self._limit(message)
         except BpflinkdError:
             self._strip(message)
             raise
         sender = message.get_sender()
-        self._unanswered[sender] += 1
-        message.weak_ref(self._ended.append, sender)
+        self._unanswered[sender] += weight
+        message.weak_ref(self._ended.append, (sender, weight))
 
-    def _limit(self, message: Gio.DBusMessage) -> None:
+    def _limit(self, message: Gio.DBusMessage) -> int:
+        """Refuse what is too much; returns as how many calls it counts."""
         body = message.get_body()
         size = body.get_size() if body is not None else 0
-        if size > MAX_BYTES:
-            raise LimitExceeded(f"the call has {size} bytes of arguments; at most {MAX_BYTES} are taken")
+        most = MAX_BYTES_LONG if message.get_member() in LONG else MAX_BYTES
+        if size > most:
+            raise LimitExceeded(f"the call has {size} bytes of arguments; at most {most} are taken")
         files = message.get_unix_fd_list()
         fds = files.peek_fds() if files is not None else []
         if len(fds) > MAX_FDS:
@@ -104,14 +109,15 @@ class Gate:
                 "does send files as memfds"
             )
         while self._ended:
-            ended = self._ended.popleft()
-            self._unanswered[ended] -= 1
+            ended, weight = self._ended.popleft()
+            self._unanswered[ended] -= weight
             if not self._unanswered[ended]:
                 del self._unanswered[ended]
         if self._unanswered[message.get_sender()] >= MAX_UNANSWERED:
             raise LimitExceeded(
                 f"{MAX_UNANSWERED} calls of this connection wait for their answers; wait for one of them"
             )
+        return 1 + size // MAX_BYTES
 
     def _takes_fds(self, message: Gio.DBusMessage) -> bool:
         """Whether GIO will hand this call to us. It closes by itself what came with others."""

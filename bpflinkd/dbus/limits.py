@@ -28,10 +28,14 @@ class Limits:
         self._rates = Rates()
         self._changes = Shares()
 
-    def admit(self, caller: Caller, method: str) -> None:
-        """Count a call before anything is done for it. `LimitExceeded`. Root is not counted."""
+    def admit(self, caller: Caller, method: str, pieces: int = 1) -> None:
+        """Count a call before anything is done for it. `LimitExceeded`. Root is not counted.
+
+        Args:
+            pieces: how many things it asks for at once.
+        """
         if caller.uid != 0:
-            self._rates.take(caller.uid, method, self._clock())
+            self._rates.take(caller.uid, method, self._clock(), pieces)
 
     def begin(self, caller: Caller) -> Callable[[], None]:
         """Count a call that will wait for the worker. `LimitExceeded`.
@@ -58,7 +62,7 @@ class Admission:
             try:
                 if caller is None:
                     raise NotAuthorized("the bus does not say who you are")
-                self._limits.admit(caller, call.method)
+                self._limits.admit(caller, call.method, call.pieces)
                 if call.interface == contract.MANAGER and call.method not in _ANSWERED_AT_ONCE:
                     call.at_end(self._limits.begin(caller))
             except BpflinkdError as error:

@@ -15,6 +15,7 @@ from bpflinkd.core.requests import HeldBy
 from bpflinkd.core.sources import (
     Builtin,
     ObjectFile,
+    Part,
     PinnedProgram,
     ProgramById,
     ProgramFd,
@@ -29,6 +30,8 @@ Fds: TypeAlias = Callable[[int], int]
 """From the index in a message to an open descriptor."""
 
 _U32_MAX: Final = 2**32 - 1
+_OFF_MAX: Final = 2**62
+_PART: Final = (tuple, list)
 
 
 def wanted_target(given: Dict) -> WantedTarget:
@@ -58,11 +61,12 @@ def wanted_target(given: Dict) -> WantedTarget:
 def wanted_program(given: Dict, fds: Fds) -> WantedProgram:
     """Parse a program source. `BadProgram` says what is wrong with it."""
     match dict(given):
-        case {"object": int(index), **rest} if _only(rest, {"name": str, "constants": dict}):
-            constants = requests.constants(_words(rest, "constants"))
-            return ObjectFile(fd=fds(index), program=rest.get("name"), constants=constants)
-        case {"source": int(index), **rest} if _only(rest, {"name": str}):
-            return SourceFile(fd=fds(index), program=rest.get("name"))
+        case {"object": int(index), **rest} if _only(rest, {"name": str, "constants": dict, "part": _PART}):
+            constants = requests.constants(words(rest, "constants"))
+            name, part = rest.get("name"), _part(rest)
+            return ObjectFile(fd=fds(index), program=name, constants=constants, part=part)
+        case {"source": int(index), **rest} if _only(rest, {"name": str, "part": _PART}):
+            return SourceFile(fd=fds(index), program=rest.get("name"), part=_part(rest))
         case {"pin": str(path), **rest} if not rest:
             return PinnedProgram(path=path)
         case {"id": int(number), **rest} if not rest and _is_number(number) and 0 < number <= _U32_MAX:
@@ -72,8 +76,8 @@ def wanted_program(given: Dict, fds: Fds) -> WantedProgram:
         case {"builtin": str(name), **rest} if not rest:
             return Builtin(name=name)
     raise BadProgram(
-        "the program must be exactly one of {'object': fd, 'name': string, 'constants': a{ss}}, "
-        "{'source': fd, 'name': string}, "
+        "the program must be exactly one of {'object': fd, 'name': string, 'constants': a{ss}, "
+        "'part': (tt)}, {'source': fd, 'name': string, 'part': (tt)}, "
         f"{{'pin': path}}, {{'id': number}}, {{'fd': fd}}, {{'builtin': name}}; got the keys: {_keys(given)}"
     )
 
@@ -92,7 +96,7 @@ class AttachOptions(NamedTuple):
 
 def attach_options(given: Dict, fds: Fds, bus: str) -> AttachOptions:
     """Parse them, or `BadOption`. `bus` is the id of the bus that the caller is on."""
-    _check_options(
+    refuse_unknown(
         given,
         {
             "policy": str,
@@ -139,7 +143,7 @@ class ReplaceOptions(NamedTuple):
 def replace_options(given: Dict) -> ReplaceOptions:
     """Parse them, or `BadOption`."""
     known = {"expect": int, "force": bool, "message": str, "maps": dict, "fresh_maps": bool}
-    _check_options(given, {**known, "confirm_within": int, "confirm_if": list})
+    refuse_unknown(given, {**known, "confirm_within": int, "confirm_if": list})
     within, conditions = given.get("confirm_within"), _strings(given, "confirm_if")
     if conditions and within is None:
         raise BadOption("the option 'confirm_if' judges a trial; say by 'confirm_within' how long that lasts")
@@ -147,7 +151,7 @@ def replace_options(given: Dict) -> ReplaceOptions:
         given.get("expect"),
         given.get("force", False),
         requests.message(given.get("message", "")),
-        requests.map_wishes(_words(given, "maps"), fresh=given.get("fresh_maps", False)),
+        requests.map_wishes(words(given, "maps"), fresh=given.get("fresh_maps", False)),
         requests.confirm_within(within) if within is not None else None,
         judging.parse_all(conditions),
     )
@@ -164,7 +168,7 @@ def generation(program: Dict) -> int | None:
 
 def detach_options(given: Dict) -> bool:
     """Whether an administrator overrides the owner; or `BadOption`."""
-    _check_options(given, {"force": bool})
+    refuse_unknown(given, {"force": bool})
     force: bool = given.get("force", False)
     return force
 
@@ -179,7 +183,7 @@ class CheckOptions(NamedTuple):
 
 def check_options(given: Dict) -> CheckOptions:
     """Parse them, or `BadOption`."""
-    _check_options(given, {"link": str, "log": bool})
+    refuse_unknown(given, {"link": str, "log": bool})
     return CheckOptions(given.get("link"), given.get("log", False))
 
 
@@ -192,7 +196,7 @@ class CompareOptions(NamedTuple):
 
 def compare_options(given: Dict) -> CompareOptions:
     """Parse them, or `BadOption`."""
-    _check_options(given, {"limit": int, "force": bool})
+    refuse_unknown(given, {"limit": int, "force": bool})
     most = given.get("limit", testruns.TOLD)
     if not 0 <= most <= testruns.MOST_TOLD:
         raise BadOption(f"the option 'limit' must be between 0 and {testruns.MOST_TOLD}, not {most}")
@@ -211,7 +215,7 @@ class AdoptOptions(NamedTuple):
 
 def adopt_options(link_id: int, given: Dict) -> AdoptOptions:
     """Parse them, or `BadOption`."""
-    _check_options(given, {"pin": str, "xdp": str, "policy": str, "owner": dict, "force": bool})
+    refuse_unknown(given, {"pin": str, "xdp": str, "policy": str, "owner": dict, "force": bool})
     if (link_id != 0) + ("pin" in given) + ("xdp" in given) != 1:
         raise BadOption(
             "say what to adopt by exactly one of: the id of a bpf_link, or with the id 0 the option 'pin', a "
@@ -228,7 +232,7 @@ def adopt_options(link_id: int, given: Dict) -> AdoptOptions:
 
 def events_options(given: Dict) -> Query:
     """Parse which events are asked for, or `BadOption`."""
-    _check_options(given, {"links": list, "kinds": list, "since": int, "after": int, "limit": int})
+    refuse_unknown(given, {"links": list, "kinds": list, "since": int, "after": int, "limit": int})
     kinds = frozenset(_strings(given, "kinds"))
     unknown = kinds - chronicle.KINDS
     if unknown:
@@ -246,7 +250,7 @@ def events_options(given: Dict) -> Query:
 
 def statistics_options(given: Dict) -> int:
     """For how many microseconds runs are to be counted; 0 where that is not asked for. Or `BadOption`."""
-    _check_options(given, {"keep": int})
+    refuse_unknown(given, {"keep": int})
     keep: int = given.get("keep", 0)
     if keep and not leases.SHORTEST <= keep <= leases.LONGEST:
         between = f"between {leases.SHORTEST} and {leases.LONGEST} microseconds"
@@ -261,7 +265,8 @@ def _strings(given: Dict, key: str) -> list[str]:
     return values
 
 
-def _words(given: Dict, key: str) -> Mapping[str, str]:
+def words(given: Dict, key: str) -> Mapping[str, str]:
+    """An a{ss}, empty where there is none. `BadOption`."""
     values: Mapping[str, Any] = given.get(key, {})
     if not all(isinstance(value, str) for value in values.values()):
         raise BadOption(f"the option {key!r} must be of type a{{ss}}")
@@ -288,16 +293,26 @@ def transfer_to(given: Dict) -> tuple[Owner, bool]:
     return wanted_owner({key: value for key, value in given.items() if key != "force"}), force
 
 
+def _part(given: Dict) -> Part | None:
+    match given.get("part"):
+        case None:
+            return None
+        case int(offset), int(size) if 0 <= offset <= _OFF_MAX and 0 <= size <= _OFF_MAX:
+            return offset, size
+    raise BadProgram("'part' must be of type (tt), the offset of the program in the file and its length")
+
+
 def _is_number(value: int) -> bool:
     """To Python True is a number."""
     return not isinstance(value, bool)
 
 
-def _only(rest: Dict, allowed: Mapping[str, type]) -> bool:
+def _only(rest: Dict, allowed: Mapping[str, type | tuple[type, ...]]) -> bool:
     return all(key in allowed and isinstance(value, allowed[key]) for key, value in rest.items())
 
 
-def _check_options(given: Dict, allowed: Mapping[str, type]) -> None:
+def refuse_unknown(given: Dict, allowed: Mapping[str, type]) -> None:
+    """Refuse options that are not known, or of another type. `BadOption`."""
     for key, value in given.items():
         if key not in allowed:
             known = ", ".join(allowed) or "none"

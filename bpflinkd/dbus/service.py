@@ -5,7 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
 from importlib import resources
-from typing import Any, Protocol, assert_never
+from typing import Protocol, assert_never
 
 import pydbus
 from gi.repository import Gio, GLib
@@ -25,11 +25,12 @@ from bpflinkd.core.events import (
     OwnerOverridden,
     ProgramReplaced,
     StateChanged,
+    SwappedTogether,
 )
 from bpflinkd.core.findings import Circumstances, WatchSource
 from bpflinkd.core.manager import Manager
 from bpflinkd.core.model import LinkView
-from bpflinkd.dbus import contract, happened, wire
+from bpflinkd.dbus import contract, happened, many, wire
 from bpflinkd.dbus.closer import Closer
 from bpflinkd.dbus.gate import Gate
 from bpflinkd.dbus.holding import Holding
@@ -108,6 +109,7 @@ class Service:
         facts: DaemonFacts,
         limits: Limits,
         closer: Closer,
+        later: Callable[..., None],
         *,
         trusted: bool,
     ) -> None:
@@ -116,9 +118,11 @@ class Service:
         Args:
             submit_slow: for what another process compiles or loads.
             limits: what callers have used up, also before this connection.
+            later: has a function called with arguments in a later round of the loop, a few in one round.
             trusted: it is the system's bus, on which nobody but polkit has polkit's name.
         """
         self._bus = bus
+        self._later = later
         self._connection: Gio.DBusConnection = bus.con
         self._facts = facts
         self._links: dict[str, _Published] = {}
@@ -262,6 +266,9 @@ class Service:
                 self._later(self._properties_changed, link.view, view)
                 link.take(view)
                 self._holding.follow(view)
+            case SwappedTogether():
+                self._signals(news)  # who asked waits for it
+                return
             case ForeignChange() | Healed() | OwnerOverridden():
                 pass
             case _:
@@ -271,14 +278,6 @@ class Service:
     def recorded(self, number: int) -> None:
         """The event log has new entries, up to this number."""
         self._changed(contract.ROOT, contract.MANAGER, {"LastEvent": _u64(number)})
-
-    @staticmethod
-    def _later(function: Callable[..., None], *arguments: Any) -> None:
-        def once() -> bool:
-            function(*arguments)
-            return bool(GLib.SOURCE_REMOVE)
-
-        GLib.idle_add(once, priority=GLib.PRIORITY_DEFAULT)
 
     def _add(self, view: LinkView) -> None:
         name = view.record.name
@@ -312,6 +311,8 @@ class Service:
             case ForeignChange(view=view, kind=kind):
                 name = view.record.name
                 self._signal("ForeignChange", _string(name), _string(kind), happened.foreign_change(news))
+            case SwappedTogether(swapped=swapped):
+                self._signal("SwappedTogether", many.generations(swapped), _u64(swapped.skew_ns))
             case Healed() | LinkAmended() | OwnerOverridden():
                 pass
             case _:

@@ -33,6 +33,7 @@ from bpflinkd.dbus import contract, happened, parse, statistics, wire
 from bpflinkd.dbus.examination import Examination
 from bpflinkd.dbus.leases import Leases
 from bpflinkd.dbus.looking import Looking
+from bpflinkd.dbus.many import ReplaceMany
 from bpflinkd.dbus.polkit import Polkit
 from bpflinkd.dbus.wrapper import Call, Handlers
 
@@ -98,15 +99,17 @@ class Verbs:
         self._polkit = polkit
         self._bus = bus
         self._leases = leases
+        self._many = ReplaceMany(manager.many, self._authorized, submit, submit_slow, _then)
         self._examination = Examination(manager.inspection, submit, submit_slow, circumstances)
         self._looking = Looking(manager.checking, _then, submit, submit_slow)
 
     @property
     def handlers(self) -> Handlers:
         """By interface and method."""
-        methods = {
+        methods: dict[str, Callable[[Call], None]] = {
             "Attach": self._attach,
             "Replace": self._replace,
+            "ReplaceMany": self._many,
             "Rollback": self._rollback,
             "Confirm": self._confirm,
             "History": self._history,

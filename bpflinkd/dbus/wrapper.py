@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 MAX_VALUES: Final = 1000
 """Of one call's arguments, those inside others counted too: taking one apart holds up the main loop."""
+LONG: Final = frozenset({"ReplaceMany"})
+"""Methods whose first argument is an array that may be long. Their handlers get them as they came."""
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 
@@ -40,6 +42,7 @@ class Call:
         "interface",
         "method",
         "path",
+        "pieces",
         "sender",
     )
 
@@ -58,6 +61,8 @@ class Call:
         self.method = method
         self.arguments: tuple[Any, ...] = ()
         """As Python's own values, once the call was admitted."""
+        self.pieces = 1
+        """How many things it asks for at once."""
         self.caller: Caller | None = None
         """Who asks, once the call was admitted by somebody who knows."""
         self._invocation = invocation
@@ -164,9 +169,13 @@ class DeferringWrapper(ObjectWrapper):  # type: ignore[misc]  # pydbus is not ty
         """Called by GIO on the main loop."""
         call = Call(sender, path, interface, method, invocation, self._closer)
 
+        long = method in LONG
+        if long:
+            call.pieces = parameters.get_child_value(0).n_children()
+
         def handle() -> None:
             try:
-                call.arguments = unpacked(parameters)
+                call.arguments = (parameters,) if long else unpacked(parameters)
                 self.object[interface, method](call)
             except Exception as error:  # the caller must get an answer, whatever went wrong
                 call.fail(error)

@@ -33,7 +33,11 @@ def _failures(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise KernelRefused(f"{what} failed on the bpffs: {error.strerror}") from error
+        raise _failed(what, error) from error
+
+
+def _failed(what: str, error: OSError) -> KernelRefused:
+    return KernelRefused(f"{what} failed on the bpffs: {error.strerror}")
 
 
 def _open_locked(root: Path) -> int:
@@ -160,6 +164,24 @@ class PinDirectory:
     def tidy_kept(self, name: str, first: int, present: int) -> None:
         with _failures(f"unpinning what a crash left of link {name!r}"):
             self._of(name).kept.tidy(first, present)
+
+    def stage_next(self, name: str, number: int, program: Program, running: Program | None) -> None:
+        held = cast(HeldProgram, program)
+        try:
+            self._of(name).stage_next(number, held, cast(HeldProgram | None, running))
+        except OSError as error:
+            raise _failed(f"pinning the programs of link {name!r}", error) from error
+        held.settle()
+
+    def drop_next(self, name: str, number: int) -> None:
+        self.discard_staged(name)
+        self.drop_kept(name, number)
+
+    def take_next(self, name: str, keep_from: int) -> None:
+        try:
+            self._of(name).take_next(keep_from)
+        except OSError as error:
+            raise _failed(f"moving the pins of link {name!r} into place", error) from error
 
     def stage_link(self, name: str, staged: Link) -> None:
         held = cast(HeldLink, staged)

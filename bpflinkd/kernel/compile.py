@@ -16,7 +16,7 @@ from bpflinkd import compiler
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.errors import BadProgram, BpflinkdError, NotSupported, VerifierRejected
 from bpflinkd.core.model import Confinement
-from bpflinkd.core.sources import MAX_SOURCE, StoredSource
+from bpflinkd.core.sources import MAX_SOURCE, Part, StoredSource
 from bpflinkd.kernel import answers, files, helper, loading
 from bpflinkd.kernel.answers import JOURNAL
 from bpflinkd.kernel.helper import COMPILE, Limits, Way
@@ -65,13 +65,14 @@ def _lack(kind: str) -> str:
     )
 
 
-def read_source(fd: int, *, sealed: bool = False) -> bytes:
+def read_source(fd: int, *, sealed: bool = False, part: Part | None = None) -> bytes:
     """The bytes of the source file that a caller sent. Copied: later writes do not matter.
 
     Args:
         sealed: it must be a sealed memfd; see `files.read_sealed`.
+        part: where it is in the file.
     """
-    source = (files.read_sealed if sealed else files.read_file)(fd, "source", MAX_SOURCE)
+    source = (files.read_sealed if sealed else files.read_file)(fd, "source", MAX_SOURCE, part)
     check_source(source)
     return source
 

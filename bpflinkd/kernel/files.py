@@ -6,6 +6,7 @@ import stat
 from typing import Final
 
 from bpflinkd.core.errors import BadProgram
+from bpflinkd.core.sources import Part
 
 _SEALS: Final = {
     fcntl.F_SEAL_WRITE: "writing",
@@ -14,25 +15,32 @@ _SEALS: Final = {
 }
 
 
-def read_file(fd: int, what: str, most: int) -> bytes:
+def read_file(fd: int, what: str, most: int, part: Part | None = None) -> bytes:
     """The bytes of a file of root's. Copied: later writes do not matter. `BadProgram`.
 
     Args:
         what: what it should hold, for sentences.
         most: bytes that are accepted.
+        part: where it is in the file; None: it is all of it.
     """
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise BadProgram(f"the {what} is not a regular file")
-    if status.st_size > most:
-        raise BadProgram(f"the {what} file has {status.st_size} bytes; at most {most} are accepted")
+    offset, size = part or (0, status.st_size)
+    if size > most:
+        raise BadProgram(f"the {what} file has {size} bytes; at most {most} are accepted")
+    if offset + size > status.st_size:
+        raise BadProgram(
+            f"the {what} is to be {size} bytes from {offset} on, but the file that was sent has "
+            f"{status.st_size}; 'part' is its offset and length"
+        )
     try:
-        return os.pread(fd, most, 0)
+        return os.pread(fd, size if part else most, offset)
     except OSError as error:
         raise BadProgram(f"the {what} file cannot be read: {os.strerror(error.errno or 0)}") from None
 
 
-def read_sealed(fd: int, what: str, most: int) -> bytes:
+def read_sealed(fd: int, what: str, most: int, part: Part | None = None) -> bytes:
     """The same from a caller who is not root: it must be a memfd that nobody can change any more.
 
     Whoever serves a FUSE file lets a read of it, or a mere fstat, hang for ever, and us with it. Asking for
@@ -45,7 +53,7 @@ def read_sealed(fd: int, what: str, most: int) -> bytes:
     open_to = [word for seal, word in _SEALS.items() if not seals & seal]
     if open_to:
         raise BadProgram(f"the {what} is not a memfd sealed against {', '.join(open_to)}; {_advice(what)}")
-    return read_file(fd, what, most)
+    return read_file(fd, what, most, part)
 
 
 def _advice(what: str) -> str:

@@ -30,12 +30,17 @@ class KeptPins:
             home: the link's directory.
             aside: the directory for what is not ours.
         """
+        self._home = str(home)
         self._place = home / KEPT
+        self._first: int | None = None
+        """No generation before this one is kept; None: not known."""
         self._aside = aside
 
     def keep(self, number: int, program: HeldProgram, maps: PinnedMaps | None) -> None:
         """Pin the program of a generation, with its maps; whatever is pinned for that number goes."""
         self.drop(number)
+        if self._first is not None:
+            self._first = min(self._first, number)
         place = self._place / str(number)
         standing.make_directory(self._place, self._aside)
         place.mkdir(mode=0o700)
@@ -45,6 +50,32 @@ class KeptPins:
             for name in maps.ids:
                 with maps.opened(name) as fd:
                     mending.pin_here(fd, place / _MAPS / names.encode(name), self._aside)
+
+    def keep_bare(self, number: int, program: HeldProgram) -> None:
+        """`keep` a program without maps, with as few system calls as that takes."""
+        place = f"{self._home}/{KEPT}/{number}"
+        try:
+            os.mkdir(place, 0o700)  # one of a thousand
+        except (FileExistsError, FileNotFoundError):
+            self.keep(number, program, None)
+        else:
+            mending.pin_here(program.fd, f"{place}/{_PROGRAM}", self._aside)
+
+    def drop_below(self, first: int) -> None:
+        """`drop_before`, which looks for what is kept only once: after that we know."""
+        if self._first is None:
+            self._first = min(self.numbers(), default=first)
+        while self._first < first:
+            self._drop_bare(self._first)
+            self._first += 1
+
+    def _drop_bare(self, number: int) -> None:
+        place = f"{self._home}/{KEPT}/{number}"
+        try:
+            os.unlink(f"{place}/{_PROGRAM}")
+            os.rmdir(place)
+        except OSError:  # it has maps, or is not there
+            self.drop(number)
 
     def open(self, number: int, source: Source) -> HeldProgram | None:
         """The program of a generation, and its maps; None where it is not kept."""

@@ -41,7 +41,10 @@ class LinkPins:
             aside: the directory for what is not ours.
         """
         self.home = home
+        self._path = str(home)
         self._aside = aside
+        self._bare = False
+        """A program is staged, and nothing else."""
         self.kept = KeptPins(home, aside)
         self._maps: PinnedMaps | None = None
         self._staged_maps: PinnedMaps | None = None
@@ -140,6 +143,35 @@ class LinkPins:
         """Pin the current program, with its maps, as that of a generation before."""
         self.kept.keep(number, program, self._maps)
 
+    def stage_next(self, number: int, program: HeldProgram, running: HeldProgram | None) -> None:
+        """`keep` what runs and `stage_program`. Without maps, with as few system calls as that takes."""
+        ids = self._maps.ids if self._maps is not None else {}
+        if running is None or ids or program.map_fds or os.path.lexists(f"{self._path}/{_MAPS}"):
+            if running is not None:
+                self.keep(number, running)
+            self.stage_program(program)
+            return
+        self.kept.keep_bare(number, running)
+        mending.pin_here(program.fd, f"{self._path}/{NEXT}{_PROGRAM}", self._aside)
+        self._forget_staged()
+        self._staged_maps = PinnedMaps(program.fd, {})
+        self._bare = True
+
+    def take_next(self, keep_from: int) -> None:
+        """`promote`, and let go of generations before this one."""
+        bare, self._bare = self._bare, False
+        if bare:
+            try:
+                os.rename(f"{self._path}/{NEXT}{_PROGRAM}", f"{self._path}/{_PROGRAM}")
+            except OSError:  # whatever stands there is looked at
+                self.promote()
+            else:
+                self._moved()
+        else:
+            self.promote()
+        if keep_from > 1:
+            self.kept.drop_below(keep_from)
+
     def promote(self) -> None:
         """Staged pins take the places of the current ones."""
         staged = self._there(_STAGED)
@@ -151,12 +183,16 @@ class LinkPins:
             else:
                 mending.move_here(self.home / pin, target, self._aside)
         if NEXT + _PROGRAM in staged:
-            before, self._maps, self._staged_maps = self._maps, self._staged_maps, None
-            if before is not None:
-                before.close()
+            self._moved()
+
+    def _moved(self) -> None:
+        before, self._maps, self._staged_maps = self._maps, self._staged_maps, None
+        if before is not None:
+            before.close()
 
     def discard_staged(self) -> None:
         """Remove what is staged, and the directory where nothing else is in it."""
+        self._bare = False
         self._clear(_STAGED, self._staged_maps)
         self._forget_staged()
         if self.home.is_dir() and not os.listdir(self.home):
@@ -171,6 +207,7 @@ class LinkPins:
         with contextlib.suppress(FileNotFoundError):
             self.home.rename(home)
         self.home = home
+        self._path = str(home)
         self.kept = KeptPins(home, self._aside)
 
     def move_link(self, place: Path) -> None:

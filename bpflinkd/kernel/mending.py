@@ -78,12 +78,12 @@ def _put(pin: Wanted, fd: int, stands: Found | None, aside: Path) -> str:
     return place
 
 
-def pin_here(fd: int, path: Path, aside: Path) -> None:
+def pin_here(fd: int, path: Path | str, aside: Path) -> None:
     """Pin an object; what somebody else put there is moved aside. OSError: it cannot be."""
     try:
         libbpf.obj_pin(fd, str(path))
     except FileExistsError:
-        clear(path, aside)
+        clear(Path(path), aside)
         libbpf.obj_pin(fd, str(path))
 
 

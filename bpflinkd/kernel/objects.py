@@ -11,7 +11,7 @@ from bpflinkd.core import attach_types
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.errors import BadProgram
 from bpflinkd.core.model import Confinement
-from bpflinkd.core.sources import BUILTINS, MAX_OBJECT, Builtin, Constants, StoredObject
+from bpflinkd.core.sources import BUILTINS, MAX_OBJECT, Builtin, Constants, Part, StoredObject
 from bpflinkd.kernel import answers, files, helper, libbpf_objects, libbpf_said, loading
 from bpflinkd.kernel.helper import LOAD, Limits, Way
 from bpflinkd.kernel.loading import Carry
@@ -20,13 +20,14 @@ from bpflinkd.kernel.program import HeldProgram
 _LONGEST_NAME: Final = 80
 
 
-def read_object(fd: int, *, sealed: bool = False) -> bytes:
+def read_object(fd: int, *, sealed: bool = False, part: Part | None = None) -> bytes:
     """The bytes of the object file that a caller sent. Copied: later writes do not matter. `BadProgram`.
 
     Args:
         sealed: it must be a sealed memfd; see `files.read_sealed`.
+        part: where it is in the file.
     """
-    return (files.read_sealed if sealed else files.read_file)(fd, "object", MAX_OBJECT)
+    return (files.read_sealed if sealed else files.read_file)(fd, "object", MAX_OBJECT, part)
 
 
 def load(

@@ -1,8 +1,9 @@
 """Coming by programs, wherever they are from: which way each source of each caller goes."""
 
+import hashlib
 import os
 from pathlib import Path
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 from bpflinkd.core.attach_types import AttachType
 from bpflinkd.core.errors import BadProgram, BadTarget, HookGone, NotSupported
@@ -30,6 +31,9 @@ from bpflinkd.kernel.helper import Limits
 from bpflinkd.kernel.loading import Carry
 from bpflinkd.kernel.program import HeldProgram
 
+Opened: TypeAlias = ObjectImage | SourceText | PinnedProgram | ProgramById | ProgramFd | Builtin
+"""A wanted program whose file, if it has one, was read."""
+
 
 class ProgramOpener:
     """Loads and finds programs. What is root's is loaded here, what is not in a process of its own."""
@@ -56,19 +60,11 @@ class ProgramOpener:
         wishes: MapWishes = AS_USUAL,
     ) -> HeldProgram:
         """Load or find a program; see `core.ports.Kernel.open_program`."""
-        sealed = confined is not None
+        wanted = read(wanted, sealed=confined is not None)
         match wanted:
-            case ObjectFile(fd=fd, program=name, constants=constants):
-                data = objects.read_object(fd, sealed=sealed)
-                with carrying.opened(replaces, wishes) as carry:
-                    return self._load(data, name, target, confined, constants, carry, given=given)
             case ObjectImage(data=data, program=name, constants=constants):
                 with carrying.opened(replaces, wishes) as carry:
                     return self._load(data, name, target, confined, constants, carry, given=given)
-            case SourceFile(fd=fd, program=name):
-                text = compiler.read_source(fd, sealed=sealed)
-                with carrying.opened(replaces, wishes) as carry:
-                    return self._compile(text, name, target, confined, carry)
             case SourceText(data=data, program=name):
                 with carrying.opened(replaces, wishes) as carry:
                     return self._compile(data, name, target, confined, carry)
@@ -190,6 +186,23 @@ class ProgramOpener:
                     f"the program came from {source}, is not loaded any more and cannot be loaded "
                     "again from there; replace it with one that can"
                 )
+
+
+def read(wanted: WantedProgram, *, sealed: bool) -> Opened:
+    """Read the file of a program, if it has one; see `core.ports.Kernel.read_program`."""
+    match wanted:
+        case ObjectFile(fd=fd, program=name, constants=constants, part=part):
+            data = objects.read_object(fd, sealed=sealed, part=part)
+            return ObjectImage(data=data, sha256=_sha256(data), program=name, constants=constants)
+        case SourceFile(fd=fd, program=name, part=part):
+            data = compiler.read_source(fd, sealed=sealed, part=part)
+            return SourceText(data=data, sha256=_sha256(data), program=name)
+        case _:
+            return wanted
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _attach_type(target: WantedTarget) -> AttachType | None:

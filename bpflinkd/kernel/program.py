@@ -44,6 +44,7 @@ class HeldProgram:
         self.maps = map_names
         self.log = ""
         """What the verifier wrote when it was loaded, where it was asked to."""
+        self._fits: dict[AttachType, bool] = {}
         if map_fds:
             self.take_maps(map_fds)
 
@@ -55,6 +56,11 @@ class HeldProgram:
         program must fit a slot, so one is tried that is on no probe.
         Source: kernel/bpf/syscall.c link_create(), bpf_prog_attach_check_attach_type().
         """
+        if attach_type not in self._fits:
+            self._fits[attach_type] = self._ask_whether_it_fits(attach_type)
+        return self._fits[attach_type]
+
+    def _ask_whether_it_fits(self, attach_type: AttachType) -> bool:
         if attach_type in attach_types.KPROBES:
             by_others = self.declared is None and attach_type is attach_types.KPROBE
             return trial.slot_takes(self.fd, attach_type) and not (by_others and trial.may_sleep(self.fd))
@@ -65,6 +71,15 @@ class HeldProgram:
         except OSError as error:
             return error.errno == errno.EBADF
         return False
+
+    def again(self) -> "HeldProgram":
+        """The same program, held once more. Not for one that came with maps that are not pinned yet."""
+        assert not self.map_fds
+        other = object.__new__(HeldProgram)
+        vars(other).update(vars(self))
+        other.map_fds, other.map_ids = {}, dict(self.map_ids)
+        other.fd = os.dup(self.fd)
+        return other
 
     @contextmanager
     def opened_maps(self) -> Iterator[dict[str, int]]:

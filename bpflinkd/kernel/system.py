@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias, assert_never, cast
 
 from bpflinkd.core import attach_types
-from bpflinkd.core.errors import HookBusy, HookGone, NotSupported
+from bpflinkd.core.errors import BpflinkdError, HookBusy, HookGone, NotSupported
 from bpflinkd.core.ids import LinkId, ProgId
 from bpflinkd.core.judging import Counter
 from bpflinkd.core.maps import AS_USUAL, MapWishes
@@ -42,6 +43,7 @@ from bpflinkd.kernel import (
     interfaces,
     kprobe,
     libbpf,
+    opening,
     program,
     xdp,
 )
@@ -95,6 +97,9 @@ class LinuxKernel:
         return self._programs.open(
             wanted, target, given=given, confined=confined, replaces=before, wishes=wishes
         )
+
+    def read_program(self, wanted: WantedProgram, *, sealed: bool) -> WantedProgram:
+        return opening.read(wanted, sealed=sealed)
 
     def hold_program(self, prog_id: ProgId, source: Source, maps: tuple[str, ...] = ()) -> HeldProgram:
         return program.from_id(prog_id, source, maps)
@@ -218,12 +223,32 @@ class LinuxKernel:
                     time.sleep(0)
                 libbpf.link_update(live.fd, held.fd, old_prog_fd=old_fd)
         except OSError as error:
-            running = live.facts()
-            if running.prog_id != expected:
-                raise HookBusy(
-                    f"our link on {target} runs {self.identify(running)} by now, not program id {expected}"
-                ) from None
-            raise errnos.swap_error(error, target, held.info.name) from None
+            raise self._not_swapped(error, live, target, held, expected) from None
+
+    def prepare_swap(
+        self, link: Link, target: Target, program: Program, expected: ProgId, running: Program
+    ) -> Callable[[], None]:
+        held, live, before = cast(HeldProgram, program), cast(HeldLink, link), cast(HeldProgram, running)
+        if isinstance(live, DispatchedLink) or before.info.id != expected:
+            return partial(self.swap, link, target, program, expected)
+
+        def swap() -> None:
+            try:
+                libbpf.link_update(live.fd, held.fd, old_prog_fd=before.fd)
+            except OSError as error:
+                raise self._not_swapped(error, live, target, held, expected) from None
+
+        return swap
+
+    def _not_swapped(
+        self, error: OSError, link: HeldLink, target: Target, program: HeldProgram, expected: ProgId
+    ) -> BpflinkdError:
+        running = link.facts()
+        if running.prog_id != expected:
+            return HookBusy(
+                f"our link on {target} runs {self.identify(running)} by now, not program id {expected}"
+            )
+        return errnos.swap_error(error, target, program.info.name)
 
     def _swap_slot(
         self, link: DispatchedLink, target: Target, program: HeldProgram, expected: ProgId

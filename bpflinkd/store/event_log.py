@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 
 from bpflinkd.core import chronicle
 from bpflinkd.core.chronicle import Event, LogEntry, Query, Who
-from bpflinkd.core.events import News
+from bpflinkd.core.events import OfOneLink
 from bpflinkd.core.ids import UnixMicros
 from bpflinkd.core.model import ProgramInfo
 
@@ -95,7 +95,7 @@ class EventLog:
         """Of the database."""
         return self._directory / FILE_NAME
 
-    def append(self, news: Iterable[tuple[UnixMicros, News]]) -> int:
+    def append(self, news: Iterable[tuple[UnixMicros, OfOneLink]]) -> int:
         """Keep what happened, each with its time; returns the number of the newest entry.
 
         After a start numbers go on at the microseconds since 1970: what was given out before is never given

@@ -1,5 +1,6 @@
 """Records as text and back. Read back only by the store; a change of form is a new schema version."""
 
+import functools
 import json
 from dataclasses import asdict
 from typing import Any
@@ -47,6 +48,9 @@ from bpflinkd.core.targets import (
     XdpTarget,
 )
 
+_shared = functools.lru_cache(maxsize=256)
+"""Many links have the same at a time."""
+
 
 def target_text(target: Target) -> str:
     """A target, as the column `target` has it."""
@@ -76,6 +80,7 @@ def target_of(text: str) -> Target:
             raise StorageFailed(f"the state holds a target that cannot be read: {other}")
 
 
+@_shared
 def source_text(source: Source) -> str:
     """A source, as the column `source` has it."""
     match source:
@@ -147,9 +152,45 @@ def hook_of(text: str | None) -> Hook | None:
             raise StorageFailed(f"the state holds a hook that cannot be read: {other}")
 
 
+@_shared
 def program_text(info: ProgramInfo) -> str:
     """A program, as the column `program` has it."""
     return json.dumps({"id": info.id, "name": info.name, "tag": info.tag, "type": info.type})
+
+
+def file_of(source: Source) -> str | None:
+    """The sha256 of the file that a source is of; None where it is of none."""
+    return source.sha256 if isinstance(source, StoredObject | StoredSource) else None
+
+
+def generation_columns(record: Record) -> tuple[Any, ...]:
+    """The columns of a generation up to `again`."""
+    generation = record.generation
+    return (
+        record.name,
+        generation.number,
+        program_text(generation.program),
+        source_text(generation.source),
+        file_of(generation.source),
+        hook_text(record.hook),
+        generation.since,
+        actor_text(generation.by),
+        confinement_text(generation.confinement),
+        generation.message,
+        generation.of,
+    )
+
+
+def commit_columns(record: Record, link_id: int | None) -> tuple[Any, ...]:
+    """The columns generation, hook, link_id, trial, file, template, declared of a link, and its name."""
+    return (
+        record.generation.number,
+        hook_text(record.hook),
+        link_id,
+        trial_text(record.trial),
+        *origin_columns(record.origin),
+        record.name,
+    )
 
 
 def told_text(told: Told | None) -> str | None:
@@ -174,11 +215,13 @@ def origin_columns(origin: Origin) -> tuple[str, str, str]:
     return origin.file, origin.template, origin.program
 
 
+@_shared
 def actor_text(actor: Actor) -> str:
     """Who did something, as the column `actor` has it: what is not known is left out."""
     return json.dumps({key: value for key, value in asdict(actor).items() if value or key == "uid"})
 
 
+@_shared
 def confinement_text(confinement: Confinement | None) -> str | None:
     """How a program was loaded, as the column `confinement` has it."""
     return json.dumps(asdict(confinement)) if confinement is not None else None
@@ -214,6 +257,7 @@ def hold_of(text: str | None) -> Hold | None:
     )
 
 
+@_shared
 def trial_text(trial: Trial | None) -> str | None:
     """Until when a generation may be confirmed, as the column `trial` has it."""
     return json.dumps(asdict(trial)) if trial is not None else None

@@ -8,7 +8,8 @@ Schema 5:
                 kernel's number of our bpf_link, `told` what was last told of a state that is not `active`,
                 `trial` until when the present generation may be confirmed
     generation  the last of each link, as many as are kept; a number above the link's is the intent; `again`
-                is the generation that it brought back, `outcome` how it ended
+                is the generation that it brought back, `outcome` how it ended; `together` is 1 for an intent
+                that comes to pass with others or not at all
     object      ELF objects and C sources by sha256, as long as a generation refers to them
     boot        one row: the boot of the kernel in which all this was last used
 Schema 4 did not know trials, outcomes and rollbacks.
@@ -63,6 +64,7 @@ CREATE TABLE generation (
     message     TEXT NOT NULL DEFAULT '',
     again       INTEGER NOT NULL DEFAULT 0,
     outcome     TEXT,
+    together    INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (link, number)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX generation_by_object ON generation(sha256) WHERE sha256 IS NOT NULL;
@@ -100,6 +102,7 @@ ALTER TABLE link ADD COLUMN told TEXT;
 ALTER TABLE link ADD COLUMN trial TEXT;
 ALTER TABLE generation ADD COLUMN again INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE generation ADD COLUMN outcome TEXT;
+ALTER TABLE generation ADD COLUMN together INTEGER NOT NULL DEFAULT 0;
 """,
 }
 """From each released schema to the next."""

@@ -10,7 +10,7 @@ import fcntl
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,6 @@ from bpflinkd.core.errors import StorageFailed
 from bpflinkd.core.ids import LinkId
 from bpflinkd.core.model import Generation, Lifetime, Outcome, Record, Told
 from bpflinkd.core.ports import Stored
-from bpflinkd.core.sources import StoredObject, StoredSource
 from bpflinkd.store import forms, schema
 
 FILE_NAME: Final = "bpflinkd.sqlite"
@@ -26,6 +25,12 @@ KEPT: Final = 16
 """Generations of a link that are kept, where nobody says otherwise."""
 _ENDS_AT_BOOT: Final = (
     "SELECT name FROM link WHERE lifetime = ? OR (lifetime = ? AND json_extract(hold, '$.fallback') IS NULL)"
+)
+_INTEND: Final = "INSERT OR REPLACE INTO generation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)"
+_FORGET: Final = "DELETE FROM generation WHERE link = ? AND number <= ? RETURNING sha256"
+_COMMIT: Final = (
+    "UPDATE link SET generation = ?, hook = ?, link_id = ?, trial = ?, file = ?, template = ?,"
+    " declared = ? WHERE name = ?"
 )
 
 log = logging.getLogger(__name__)
@@ -75,7 +80,7 @@ class SqliteStore:
             "SELECT l.name, l.target, l.owner, l.policy, l.lifetime, l.created, l.hook, l.ending,"
             " l.generation, g.number, g.program, g.source, g.since, g.actor, g.hook,"
             " l.file, l.template, l.declared, l.was, g.confinement, g.message, l.hold, l.link_id, l.told,"
-            " g.again, g.outcome, l.trial"
+            " g.again, g.outcome, l.trial, g.together"
             " FROM link l JOIN generation g ON g.link = l.name AND g.number >= l.generation"
             " ORDER BY l.created, l.name, g.number"
         )
@@ -92,6 +97,7 @@ class SqliteStore:
                 was=row[18],
                 link_id=row[22],
                 told=forms.told_of(row[23]),
+                together=intended and bool(row[27]),
             )
         return tuple(found.values())
 
@@ -139,8 +145,7 @@ class SqliteStore:
 
     def intend(self, record: Record, image: bytes | None, fallback: bytes | None = None) -> None:
         generation = record.generation
-        source = generation.source
-        sha256 = source.sha256 if isinstance(source, StoredObject | StoredSource) else None
+        sha256 = forms.file_of(generation.source)
         with self._transaction(durable=False) as db:
             if generation.number == 1:
                 # What could not be removed, or forgotten, when there was no room.
@@ -163,60 +168,47 @@ class SqliteStore:
             for digest, data in kept:
                 if digest is not None and data is not None:
                     db.execute("INSERT OR IGNORE INTO object VALUES (?, ?)", (digest, data))
-            db.execute(
-                "INSERT OR REPLACE INTO generation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
-                (
-                    record.name,
-                    generation.number,
-                    forms.program_text(generation.program),
-                    forms.source_text(source),
-                    sha256,
-                    forms.hook_text(record.hook),
-                    generation.since,
-                    forms.actor_text(generation.by),
-                    forms.confinement_text(generation.confinement),
-                    generation.message,
-                    generation.of,
-                ),
-            )
+            db.execute(_INTEND, (*forms.generation_columns(record), 0))
+
+    def intend_together(self, records: Sequence[Record], images: Mapping[str, bytes]) -> None:
+        with self._transaction(durable=False) as db:
+            db.executemany("INSERT OR IGNORE INTO object VALUES (?, ?)", images.items())
+            db.executemany(_INTEND, ((*forms.generation_columns(record), 1) for record in records))
 
     def forget_intent(self, name: str) -> None:
+        self.forget_intents((name,))
+
+    def forget_intents(self, names: Sequence[str]) -> None:
         with self._transaction(durable=False) as db:
-            db.execute(
+            db.executemany(
                 "DELETE FROM generation WHERE link = ?1 AND number >"
                 " (SELECT generation FROM link WHERE name = ?1)",
-                (name,),
+                ((name,) for name in names),
             )
-            db.execute("DELETE FROM link WHERE name = ? AND generation = 0", (name,))
+            db.executemany("DELETE FROM link WHERE name = ? AND generation = 0", ((name,) for name in names))
             self._drop_unused_objects(db)
 
     def commit(self, record: Record, link_id: LinkId | None, left: Outcome | None = None) -> None:
-        number = record.generation.number
+        self.commit_together(((record, link_id, left),))
+
+    def commit_together(self, records: Sequence[tuple[Record, LinkId | None, Outcome | None]]) -> None:
         with self._transaction(durable=True) as db:
-            db.execute(
-                "UPDATE link SET generation = ?, hook = ?, link_id = ?, trial = ?, file = ?, template = ?,"
-                " declared = ? WHERE name = ?",
+            db.executemany(_COMMIT, (forms.commit_columns(record, link_id) for record, link_id, _ in records))
+            db.executemany(
+                "UPDATE generation SET outcome = ? WHERE link = ? AND number = ?",
                 (
-                    number,
-                    forms.hook_text(record.hook),
-                    link_id,
-                    forms.trial_text(record.trial),
-                    *forms.origin_columns(record.origin),
-                    record.name,
+                    (left, record.name, record.generation.number - 1)
+                    for record, _, left in records
+                    if left is not None
                 ),
             )
-            if left is not None:
-                db.execute(
-                    "UPDATE generation SET outcome = ? WHERE link = ? AND number = ?",
-                    (left, record.name, number - 1),
-                )
-            if number > self.kept:
-                dropped = db.execute(
-                    "DELETE FROM generation WHERE link = ? AND number <= ? RETURNING sha256",
-                    (record.name, number - self.kept),
-                ).fetchall()
-                if any(sha256 for (sha256,) in dropped):
-                    self._drop_unused_objects(db)
+            drops_files = False
+            for record, *_ in records:
+                if record.generation.number > self.kept:
+                    too_old = record.name, record.generation.number - self.kept
+                    drops_files |= any(sha256 for (sha256,) in db.execute(_FORGET, too_old).fetchall())
+            if drops_files:
+                self._drop_unused_objects(db)
 
     def settle(self, record: Record) -> None:
         with self._transaction(durable=True) as db:

@@ -59,6 +59,7 @@ def manager(world: World, place: str) -> Iterator[Manager]:
         uptime,
         receiver,
         sentinel.off(world.bpffs / "bpflinkd"),
+        time.monotonic_ns,
     )
     made.start("a boot")
     made.reload(Declarations(), grants(place))

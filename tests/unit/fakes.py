@@ -48,6 +48,9 @@ class FakeProgram:
     def fits(self, attach_type: AttachType) -> bool:
         return attach_type in self.fitting
 
+    def again(self) -> "FakeProgram":
+        return self
+
     def close(self) -> None:
         self.closed = True
 

@@ -18,7 +18,14 @@ from bpflinkd.core import chronicle
 from bpflinkd.core.callers import Actor
 from bpflinkd.core.chronicle import Event, LogEntry, Query, Who
 from bpflinkd.core.culprits import Culprit
-from bpflinkd.core.events import ChangeKind, ForeignChange, Healed, LinkAdded, LinkRemoved, News
+from bpflinkd.core.events import (
+    ChangeKind,
+    ForeignChange,
+    Healed,
+    LinkAdded,
+    LinkRemoved,
+    OfOneLink,
+)
 from bpflinkd.core.ids import Micros, UnixMicros
 from bpflinkd.core.model import State
 from bpflinkd.dbus import happened
@@ -42,7 +49,7 @@ UPDATED = ForeignChange(
     who=STRANGER,
     delay=Micros(400),
 )
-EVERYTHING: list[News] = [*(news for news, _ in NEWS.values()), UPDATED]
+EVERYTHING: list[OfOneLink] = [*(news for news, _ in NEWS.values()), UPDATED]
 
 
 def healed(name: str, sentence: str = "s") -> Healed:
@@ -73,7 +80,7 @@ def names(log: EventLog, **asked: typing.Any) -> list[str]:
 
 
 def test_every_kind_of_news_is_read_as_it_was_written(log: EventLog) -> None:
-    assert {type(news) for news in EVERYTHING} == set(typing.get_args(News))
+    assert {type(news) for news in EVERYTHING} == set(typing.get_args(OfOneLink))
     log.append((at(second), news) for second, news in enumerate(EVERYTHING, 1))
     found = reopened(log).read(Query())
     first = found[0].number

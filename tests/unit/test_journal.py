@@ -22,10 +22,11 @@ from bpflinkd.core.events import (
     LinkAdded,
     LinkAmended,
     LinkRemoved,
-    News,
+    OfOneLink,
     OwnerOverridden,
     ProgramReplaced,
     StateChanged,
+    SwappedTogether,
 )
 from bpflinkd.core.ids import LinkId, Micros
 from bpflinkd.core.model import (
@@ -40,6 +41,7 @@ from bpflinkd.core.model import (
     State,
 )
 from bpflinkd.core.sources import Builtin
+from bpflinkd.core.swaps import Swapped
 from tests.unit.fakes import ETH0, NOW, info
 
 CATALOG = Path(__file__).parents[2] / "units/bpflinkd.catalog"
@@ -86,7 +88,7 @@ def foreign(
     )
 
 
-def sent(news: News) -> dict[str, Any]:
+def sent(news: OfOneLink | SwappedTogether) -> dict[str, Any]:
     """What systemd's handler makes of it, less what journald drops: fields not in capitals."""
     fields: dict[str, Any] = {}
 
@@ -133,7 +135,7 @@ def programs(before: ProgramInfo | None, after: ProgramInfo | None) -> dict[str,
     return {field: str(program.id) for field, program in ran.items() if program}
 
 
-NEWS: dict[str, tuple[News, dict[str, str]]] = {
+NEWS: dict[str, tuple[OfOneLink, dict[str, str]]] = {
     "a link was made": (
         LinkAdded(view=view()),
         {"MESSAGE_ID": journal.MessageId.LINK_ADDED, **ACTIVE, "NEW_PROG": "12"},
@@ -203,7 +205,7 @@ COMMON = {
 
 
 @pytest.mark.parametrize(("news", "fields"), NEWS.values(), ids=NEWS)
-def test_fields_of_the_line(news: News, fields: dict[str, str]) -> None:
+def test_fields_of_the_line(news: OfOneLink, fields: dict[str, str]) -> None:
     found = sent(news)
     ours = {key: value for key, value in found.items() if key not in COMMON}
     assert ours == fields
@@ -212,8 +214,23 @@ def test_fields_of_the_line(news: News, fields: dict[str, str]) -> None:
 
 
 def test_every_kind_of_news_is_in_the_table() -> None:
-    assert {type(news) for news, _ in NEWS.values()} == set(typing.get_args(News))
+    assert {type(news) for news, _ in NEWS.values()} == set(typing.get_args(OfOneLink))
     assert set(ON_FOREIGN_CHANGE) == set(ChangeKind)
+
+
+def test_links_that_were_swapped_together_are_one_line() -> None:
+    actor = Actor(uid=0, pid=7, exe="/usr/bin/x")
+    generations = tuple((f"n{number}", 2) for number in range(22))
+    found = sent(SwappedTogether(swapped=Swapped(generations, 41_600), by=actor))
+    assert {key: found[key] for key in ("MESSAGE_ID", "LINKS", "SKEW_NSEC")} == {
+        "MESSAGE_ID": str(journal.MessageId.SWAPPED_TOGETHER),
+        "LINKS": "22",
+        "SKEW_NSEC": "41600",
+    }
+    assert found["MESSAGE"].startswith(
+        f"22 links swapped together by {actor}, the last 42 us after the first: n0, "
+    )
+    assert found["MESSAGE"].endswith(", n19 and 2 more")
 
 
 def test_who_did_it_is_told_by_field_and_in_words() -> None:
@@ -288,7 +305,9 @@ def test_systemd_reads_the_catalog(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("message_id", list(journal.MessageId), ids=lambda each: each.name)
 def test_catalog_names_only_fields_that_the_line_has(message_id: journal.MessageId) -> None:
-    fields = [set(sent(news)) for news, line in NEWS.values() if line["MESSAGE_ID"] == message_id]
+    together = SwappedTogether(swapped=Swapped((("a", 2),), 5), by=Actor(uid=0))
+    lines = [sent(news) for news in (*(news for news, _ in NEWS.values()), together)]
+    fields = [set(line) for line in lines if line["MESSAGE_ID"] == message_id]
     assert set(re.findall("@([A-Z_]+)@", entries()[message_id])) <= set.intersection(*fields)
 
 
