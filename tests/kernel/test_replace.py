@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bpflinkd.store.sqlite import KEPT
 from tests.kernel.test_attach import prog_id_of
 from tests.lab import Daemon
 from tests.lab.compiled import program
@@ -156,11 +157,13 @@ def tamper(daemon: Daemon, name: str, pin: Path) -> None:
 
 def test_fifty_replaces_leave_no_program_behind(daemon: Daemon) -> None:
     daemon.attach("edge", {"xdp": "v0"}, elf(program("count"), "count_old"))
-    daemon.replace("edge", elf(program("count"), "count_new"))
+    # So many generations are kept, with their programs.
+    for number in range(KEPT):
+        daemon.replace("edge", elf(program("count"), ("count_old", "count_new")[number % 2]))
     before = snapshot(daemon)[1:]
     for _ in range(25):
         daemon.replace("edge", elf(program("count"), "count_old"))
         daemon.replace("edge", elf(program("count"), "count_new"))
-    assert daemon.link("edge")["Generation"] == 52
+    assert daemon.link("edge")["Generation"] == 51 + KEPT
     # What a caller sent is closed a moment after the answer.
     until(lambda: snapshot(daemon)[1:] == before, "what was there before")
