@@ -10,6 +10,7 @@ from bpflinkd.core.callers import ROOT_CALLER, Action, Caller, Owner
 from bpflinkd.core.errors import BadOption, BpflinkdError
 from bpflinkd.core.events import LinkAmended, OwnerOverridden
 from bpflinkd.core.links import Entry, Links
+from bpflinkd.core.maps import MapWishes
 from bpflinkd.core.model import LinkView, Record
 from bpflinkd.core.ports import Publish, Store
 from bpflinkd.core.requests import ReplaceRequest, TransferRequest
@@ -99,7 +100,15 @@ class Ownership:
             return
         program = self._fallback(entry.record)
         self._manager.replacing.replace(
-            ReplaceRequest(caller=ROOT_CALLER, name=name, program=program, ours=True, message=_ENDED)
+            ReplaceRequest(
+                caller=ROOT_CALLER,
+                name=name,
+                program=program,
+                ours=True,
+                message=_ENDED,
+                # Maps that do not fit must not keep it from coming.
+                maps=MapWishes(fresh=True),
+            )
         )
         self._settle(entry, replace(entry.record, hold=replace(hold, holder="")))
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 from bpflinkd.core.errors import BadOption, StaleGeneration
-from bpflinkd.core.maps import AS_USUAL, MapShape, MapWishes
+from bpflinkd.core.maps import MapShape, MapWishes
 from bpflinkd.kernel import info, standing
 from bpflinkd.kernel.loading import Carry, RunningMap
 from bpflinkd.kernel.program import HeldProgram
@@ -61,7 +61,7 @@ def _maps(running: HeldProgram) -> dict[str, int]:
 
 def refuse_choices(wishes: MapWishes, what: str) -> None:
     """A program that is loaded already has its maps. `BadOption`."""
-    if wishes != AS_USUAL:
+    if wishes.choices:
         raise BadOption(
             f"the program comes from {what}, so it is loaded already, with maps of its own; leave out the "
             "choice of maps, or give an object or a source"

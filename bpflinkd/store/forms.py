@@ -164,7 +164,7 @@ def file_of(source: Source) -> str | None:
 
 
 def generation_columns(record: Record) -> tuple[Any, ...]:
-    """The columns of a generation up to `again`."""
+    """The columns of a generation but for `outcome` and `together`; `trial` is the last."""
     generation = record.generation
     return (
         record.name,
@@ -178,16 +178,16 @@ def generation_columns(record: Record) -> tuple[Any, ...]:
         confinement_text(generation.confinement),
         generation.message,
         generation.of,
+        trial_text(record.trial),
     )
 
 
 def commit_columns(record: Record, link_id: int | None) -> tuple[Any, ...]:
-    """The columns generation, hook, link_id, trial, file, template, declared of a link, and its name."""
+    """The columns generation, hook, link_id, file, template, declared of a link, and its name."""
     return (
         record.generation.number,
         hook_text(record.hook),
         link_id,
-        trial_text(record.trial),
         *origin_columns(record.origin),
         record.name,
     )

@@ -5,11 +5,10 @@ Schema 5:
                 `file`, `template` and `declared` are its origin, empty where a caller made it; `was`
                 is its name before, until its pins have followed; `hold` is the connection that it lives
                 with, `fallback` the sha256 of what comes after that, where it is a file; `link_id` is the
-                kernel's number of our bpf_link, `told` what was last told of a state that is not `active`,
-                `trial` until when the present generation may be confirmed
+                kernel's number of our bpf_link, `told` what was last told of a state that is not `active`
     generation  the last of each link, as many as are kept; a number above the link's is the intent; `again`
                 is the generation that it brought back, `outcome` how it ended; `together` is 1 for an intent
-                that comes to pass with others or not at all
+                that comes to pass with others or not at all; `trial` until when it may be confirmed
     object      ELF objects and C sources by sha256, as long as a generation refers to them
     boot        one row: the boot of the kernel in which all this was last used
 Schema 4 did not know trials, outcomes and rollbacks.
@@ -48,8 +47,7 @@ CREATE TABLE link (
     hold       TEXT,
     fallback   TEXT,
     link_id    INTEGER,
-    told       TEXT,
-    trial      TEXT
+    told       TEXT
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE generation (
     link        TEXT NOT NULL REFERENCES link(name) ON DELETE CASCADE,
@@ -65,6 +63,7 @@ CREATE TABLE generation (
     again       INTEGER NOT NULL DEFAULT 0,
     outcome     TEXT,
     together    INTEGER NOT NULL DEFAULT 0,
+    trial       TEXT,
     PRIMARY KEY (link, number)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX generation_by_object ON generation(sha256) WHERE sha256 IS NOT NULL;
@@ -99,7 +98,7 @@ ALTER TABLE link ADD COLUMN link_id INTEGER;
 ALTER TABLE link ADD COLUMN told TEXT;
 """,
     4: """
-ALTER TABLE link ADD COLUMN trial TEXT;
+ALTER TABLE generation ADD COLUMN trial TEXT;
 ALTER TABLE generation ADD COLUMN again INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE generation ADD COLUMN outcome TEXT;
 ALTER TABLE generation ADD COLUMN together INTEGER NOT NULL DEFAULT 0;

@@ -26,11 +26,14 @@ KEPT: Final = 16
 _ENDS_AT_BOOT: Final = (
     "SELECT name FROM link WHERE lifetime = ? OR (lifetime = ? AND json_extract(hold, '$.fallback') IS NULL)"
 )
-_INTEND: Final = "INSERT OR REPLACE INTO generation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)"
+_INTEND: Final = (
+    "INSERT OR REPLACE INTO generation (link, number, program, source, sha256, hook, since, actor,"
+    " confinement, message, again, trial, together) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _FORGET: Final = "DELETE FROM generation WHERE link = ? AND number <= ? RETURNING sha256"
 _COMMIT: Final = (
-    "UPDATE link SET generation = ?, hook = ?, link_id = ?, trial = ?, file = ?, template = ?,"
-    " declared = ? WHERE name = ?"
+    "UPDATE link SET generation = ?, hook = ?, link_id = ?, file = ?, template = ?, declared = ?"
+    " WHERE name = ?"
 )
 
 log = logging.getLogger(__name__)
@@ -80,7 +83,7 @@ class SqliteStore:
             "SELECT l.name, l.target, l.owner, l.policy, l.lifetime, l.created, l.hook, l.ending,"
             " l.generation, g.number, g.program, g.source, g.since, g.actor, g.hook,"
             " l.file, l.template, l.declared, l.was, g.confinement, g.message, l.hold, l.link_id, l.told,"
-            " g.again, g.outcome, l.trial, g.together"
+            " g.again, g.outcome, g.trial, g.together"
             " FROM link l JOIN generation g ON g.link = l.name AND g.number >= l.generation"
             " ORDER BY l.created, l.name, g.number"
         )
@@ -214,16 +217,19 @@ class SqliteStore:
         with self._transaction(durable=True) as db:
             db.execute(
                 "UPDATE link SET owner = ?, policy = ?, lifetime = ?, file = ?, template = ?,"
-                " declared = ?, hold = ?, fallback = ?, trial = ? WHERE name = ?",
+                " declared = ?, hold = ?, fallback = ? WHERE name = ?",
                 (
                     str(record.owner),
                     record.policy,
                     record.lifetime,
                     *forms.origin_columns(record.origin),
                     *forms.hold_columns(record.hold),
-                    forms.trial_text(record.trial),
                     record.name,
                 ),
+            )
+            db.execute(
+                "UPDATE generation SET trial = ? WHERE link = ? AND number = ?",
+                (forms.trial_text(record.trial), record.name, record.generation.number),
             )
 
     def explain(self, record: Record, link_id: LinkId) -> None:

@@ -14,7 +14,7 @@ def after_reboot(daemon: Daemon) -> None:
     with state:
         state.execute("UPDATE boot SET id = 'an earlier boot'")
         state.execute(
-            "UPDATE link SET trial = json_set(trial, '$.boot', 'an earlier boot') WHERE trial NOT NULL"
+            "UPDATE generation SET trial = json_set(trial, '$.boot', 'an earlier boot') WHERE trial NOT NULL"
         )
     state.close()
     daemon.start()

@@ -11,7 +11,18 @@ from bpflinkd.core import attach_types
 from bpflinkd.core.callers import Actor, Unit, User
 from bpflinkd.core.errors import StorageFailed
 from bpflinkd.core.ids import Micros, ProgId, UnixMicros
-from bpflinkd.core.model import Confinement, Hold, Lifetime, Origin, Policy, Record, State, Told
+from bpflinkd.core.model import (
+    Confinement,
+    Hold,
+    Lifetime,
+    Origin,
+    Outcome,
+    Policy,
+    Record,
+    State,
+    Told,
+    Trial,
+)
 from bpflinkd.core.ports import Stored
 from bpflinkd.core.sources import (
     Builtin,
@@ -251,6 +262,32 @@ def test_a_reboot_ends_what_lived_with_a_connection_unless_something_comes_after
     save(store, replace(record(), name="stays", hold=kept, lifetime=Lifetime.OWNER))
     assert store.begin_boot(NEXT_BOOT) == {"goes"}
     assert [item.latest.name for item in reopened(store)] == ["stays"]
+
+
+def test_a_trial_belongs_to_its_generation(store: SqliteStore) -> None:
+    """Also while it is an intent: a crash after the swap must not confirm it."""
+    save(store, record())
+    trial = Trial(
+        boot="a boot",
+        deadline=Micros(9),
+        within=Micros(5),
+        until=UnixMicros(7),
+        back_to=1,
+        conditions=("map:m[0] < 1",),
+        baseline=(3,),
+    )
+    second = replace(record(2, 2), trial=trial)
+    store.intend(second, None)
+    (item,) = reopened(store)
+    assert item.intent == second
+    assert item.record == record()
+    store.commit(second, LINK_ID, Outcome.REPLACED)
+    (item,) = reopened(store)
+    assert item.record == second
+    assert [each.outcome for each in store.history("edge")] == [Outcome.REPLACED, None]
+    store.settle(replace(second, trial=None))
+    (item,) = reopened(store)
+    assert item.record == replace(second, trial=None)
 
 
 def test_an_adoption_is_explained(store: SqliteStore) -> None:
