@@ -141,22 +141,21 @@ class ReplaceMany:
     """The handler of the method."""
 
     def __init__(
-        self,
-        many: Many,
-        authorized: Authorized,
-        submit: Callable[..., None],
-        submit_slow: Callable[..., None],
-        then: Then,
+        self, many: Many, submit: Callable[..., None], submit_slow: Callable[..., None], then: Then
     ) -> None:
         """The others are those of `Verbs`; `then` goes on with a result, or answers with the error."""
         self._many = many
-        self._authorized = authorized
         self._submit = submit
         self._submit_slow = submit_slow
         self._then = then
 
-    def __call__(self, call: Call) -> None:
-        """Load all that must be loaded, on a thread of its own, and swap on the worker."""
+    def begin(self, call: Call, authorized: Authorized) -> None:
+        """Load all that must be loaded, on a thread of its own, and swap on the worker.
+
+        Args:
+            authorized: of `Verbs`. Were it kept here, each would keep the other in memory, and the
+                connection, when that is broken.
+        """
         (arguments,) = call.arguments
         parsed: list[_Asked] = []
 
@@ -180,7 +179,7 @@ class ReplaceMany:
 
             self._submit_slow(caller.uid, partial(self._many.load, request, waits), self._then(call, put))
 
-        self._authorized(call, begin, go_on)
+        authorized(call, begin, go_on)
 
 
 def _answer(swapped: Swapped) -> GLib.Variant:

@@ -99,7 +99,7 @@ class Verbs:
         self._polkit = polkit
         self._bus = bus
         self._leases = leases
-        self._many = ReplaceMany(manager.many, self._authorized, submit, submit_slow, _then)
+        self._many = ReplaceMany(manager.many, submit, submit_slow, _then)
         self._examination = Examination(manager.inspection, submit, submit_slow, circumstances)
         self._looking = Looking(manager.checking, _then, submit, submit_slow)
 
@@ -109,7 +109,7 @@ class Verbs:
         methods: dict[str, Callable[[Call], None]] = {
             "Attach": self._attach,
             "Replace": self._replace,
-            "ReplaceMany": self._many,
+            "ReplaceMany": self._replace_many,
             "Rollback": self._rollback,
             "Confirm": self._confirm,
             "History": self._history,
@@ -194,6 +194,9 @@ class Verbs:
             return GLib.Variant.new_tuple(wire.history(past))
 
         self._change(call, lambda _caller: self._manager.history.read(name), reply)
+
+    def _replace_many(self, call: Call) -> None:
+        self._many.begin(call, self._authorized)
 
     def _detach(self, call: Call) -> None:
         name, options = call.arguments
