@@ -61,6 +61,20 @@ def test_swap_under_load(daemon: Daemon, kind: Kind) -> None:
     assert daemon.link(NAME)["Missed"] == 0
 
 
+def test_rollback(daemon: Daemon, kind: Kind) -> None:
+    """To the program that is loaded still, with its counter: no event is missed or counted twice."""
+    old = attach_counting(daemon, kind)
+    first = daemon.link(NAME)["Program"]["id"]
+    with kind.under_load() as load:
+        fresh = GLib.Variant("b", True)
+        daemon.replace(NAME, elf(compiled(kind.program)), fresh_maps=fresh)
+        new = hits_of(daemon)
+        assert daemon.rollback(NAME) == 3
+    assert daemon.link(NAME)["Program"]["id"] == first
+    assert old[0] == hits_of(daemon)[0] > 0
+    assert old[0] + new[0] == load.events
+
+
 def test_expect_mismatch(daemon: Daemon, kind: Kind) -> None:
     attach_counting(daemon, kind)
     before, objects = daemon.link(NAME), kernel_objects()
