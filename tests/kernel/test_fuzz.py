@@ -24,6 +24,7 @@ from tests.lab.fuzz import Generator, Message
 from tests.lab.size import Size
 from tests.lab.world import until
 
+pytestmark = pytest.mark.cold
 SECONDS = float(os.environ.get("BPFLINKD_FUZZ_SECONDS", "20"))
 SEED = int(os.environ.get("BPFLINKD_FUZZ_SEED") or random.SystemRandom().getrandbits(32))
 USERS = (65534, 1, 2, 3, 5, 6)
@@ -34,7 +35,6 @@ PING = """
 import json, sys, threading, time
 from gi.repository import Gio, GLib
 
-pytestmark = pytest.mark.cold
 flags = Gio.DBusConnectionFlags
 kind = flags.AUTHENTICATION_CLIENT | flags.MESSAGE_BUS_CONNECTION
 bus = Gio.DBusConnection.new_for_address_sync(sys.argv[1], kind, None, None)

@@ -21,6 +21,7 @@ from tests.lab.world import run, until
 TEST, OTHER = ETHERTYPE.to_bytes(2, "big") + b"\0\0", b"\x08\x00\0\0"
 """Ether types as the keys of the policy."""
 XDP_DROP, XDP_PASS, XDP_TX = 1, 2, 3
+_MANY = 1000
 FRESH = GLib.Variant("a{ss}", {"policy_by_ethertype": "fresh"})
 
 
@@ -79,12 +80,12 @@ def seen(daemon: Daemon, index: int) -> int:
         counters.close()
 
 
-def run_once(daemon: Daemon, ethertype: int = ETHERTYPE) -> int:
+def run_once(daemon: Daemon, ethertype: int = ETHERTYPE, *, repeat: int = 1) -> int:
     """The verdict of the program that runs on the hook."""
     running = daemon.link("edge")["Program"]["id"]
     packet = daemon.world.dir / "packet"
     packet.write_bytes(b"\xff" * 6 + b"\2" * 6 + ethertype.to_bytes(2, "big") + b"\0" * 50)
-    said = run("bpftool", "prog", "run", "id", str(running), "data_in", packet)
+    said = run("bpftool", "prog", "run", "id", str(running), "data_in", packet, "repeat", str(repeat))
     return int(said.partition("Return value: ")[2].split(",")[0])
 
 
@@ -183,19 +184,15 @@ def test_what_does_not_fit_is_refused_with_the_difference(edge: Daemon) -> None:
 
 
 def test_fresh_maps_variables_and_constants(edge: Daemon) -> None:
-    run_once(edge)
-    with opened(edge, "bpflinkd.bss") as variables:
-        assert variables.get(b"\0" * 4, 8) > 0  # type: ignore[operator]
+    # Hosts say a few packets by themselves on a new interface.
+    run_once(edge, repeat=_MANY)
     keep = GLib.Variant("a{ss}", {".bss": "keep"})
     edge.replace("edge", elf(program("policy", ADDED=2)), maps=keep)
-    run_once(edge)
     with opened(edge, "bpflinkd.bss") as variables:
-        kept = variables.get(b"\0" * 4, 8)
-    assert kept is not None
-    assert kept > 1
+        assert (variables.get(b"\0" * 4, 8) or 0) >= _MANY
     edge.replace("edge", elf(program("policy", ADDED=3)))
     with opened(edge, "bpflinkd.bss") as variables:
-        assert variables.get(b"\0" * 4, 8) == 0
+        assert (variables.get(b"\0" * 4, 8) or 0) < _MANY
     edge.replace("edge", elf(program("policy")), fresh_maps=GLib.Variant("b", True))
     assert run_once(edge) == XDP_PASS
     assert seen(edge, 1) == 0

@@ -139,6 +139,27 @@ def events(_lab: Lab, caller: AsUser, name: str) -> None:
     caller.call("Events", "(a{sv})", ({"links": GLib.Variant("as", [name])},))
 
 
+def rollback(_lab: Lab, caller: AsUser, name: str) -> None:
+    """Who may is told that there is nothing to go back to, or goes."""
+    try:
+        caller.call("Rollback", "(st)", (name, 0))
+    except Refused as refusal:
+        if refusal.name != "NoSuchGeneration":
+            raise
+
+
+def confirm(_lab: Lab, caller: AsUser, name: str) -> None:
+    """Who may is told that nothing waits for it."""
+    with pytest.raises(Refused) as refusal:
+        caller.call("Confirm", "(s)", (name,))
+    if refusal.value.name != "NotInTrial":
+        raise refusal.value
+
+
+def replace_many(_lab: Lab, caller: AsUser, name: str) -> None:
+    caller.call("ReplaceMany", "(a(sa{sv})a{sv})", ([(name, words(builtin="pass"))], {}))
+
+
 def check(_lab: Lab, caller: AsUser, _name: str) -> None:
     caller.call("Check", "(a{sv}a{sv}a{sv})", (words(xdp="g0"), words(builtin="pass"), {}))
 
@@ -158,6 +179,11 @@ RULES = {
     (MANAGER, "Replace"): Rule(
         call("Replace", "(sa{sv}a{sv})", NAME, words(builtin="pass"), {}), mine=True, root_error="NotOwner"
     ),
+    (MANAGER, "ReplaceMany"): Rule(replace_many, mine=True, root_error="NotOwner"),
+    (MANAGER, "Rollback"): Rule(rollback, mine=True, root_error="NotOwner"),
+    (MANAGER, "Confirm"): Rule(confirm, mine=True, root_error="NotOwner"),
+    (MANAGER, "History"): Rule(call("History", "(s)", NAME), everybody=True),
+    (MANAGER, "Statistics"): Rule(call("Statistics", "(a{sv})", {}), everybody=True),
     (MANAGER, "Detach"): Rule(call("Detach", "(sa{sv})", NAME, {}), mine=True, root_error="NotOwner"),
     (MANAGER, "Transfer"): Rule(
         call("Transfer", "(sa{sv})", NAME, words(uid=0)), mine=True, root_error="NotOwner"

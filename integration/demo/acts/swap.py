@@ -49,7 +49,7 @@ def play(stage: Stage) -> str:
 
 def _filter(stage: Stage, name: str) -> Filter:
     """Attach a program of the object, and pin it so that it outlives its turn."""
-    stage.ctl("replace", LINK, "--object", "count.bpf.o", "--program", name)
+    stage.ctl("replace", LINK, "--object", "count.bpf.o", "--program", name, "--fresh-maps")
     link = stage.link()
     pin = stage.world.bpffs / name
     stage.shell("bpftool", "prog", "pin", "id", str(link["Program"]["id"]), str(pin))
