@@ -24,7 +24,7 @@ from bpflinkd.config.links import LinksDirectory, directories
 from bpflinkd.config.receiver import receiver
 from bpflinkd.core.chronicle import LogEntry, Query
 from bpflinkd.core.declarer import Outcome
-from bpflinkd.core.events import LinkAdded, LinkRemoved, News, StateChanged, Tiding
+from bpflinkd.core.events import LinkAdded, LinkRemoved, News, StateChanged, SwappedTogether, Tiding
 from bpflinkd.core.ids import Micros, UnixMicros
 from bpflinkd.core.manager import Manager
 from bpflinkd.core.pending import Pending
@@ -128,6 +128,7 @@ class Daemon:
             self._heard,
             self._start_sweep,
             self._start_witness,
+            self._worker.busy_for,
         )
         self._recording = Recording(config.state_dir / "events", config.events_kept, _now, self._recorded)
         self._states: dict[str, State] = {}
@@ -215,6 +216,13 @@ class Daemon:
         self._measuring.tell(news)
         self._serving.publish(news)
         self._trials.hear(news)
+        self._journal.post(journal.write, news)
+        self._follow(news)
+        if self._ready and not self._status_due:
+            self._status_due = True
+            GLib.timeout_add(_STATUS_MS, self._tell_status)
+
+    def _follow(self, news: News) -> None:
         match news:
             case LinkAdded(view=view):
                 self._states[view.record.name] = view.state
@@ -224,12 +232,12 @@ class Daemon:
             case LinkRemoved(view=view):
                 self._states.pop(view.record.name, None)
                 self._watching.unfollow(view)
+            case SwappedTogether(each=each):
+                for one in each:
+                    self._follow(one)
+                    self._journal.post(journal.write, one)
             case _:
                 pass
-        self._journal.post(journal.write, news)
-        if self._ready and not self._status_due:
-            self._status_due = True
-            GLib.timeout_add(_STATUS_MS, self._tell_status)
 
     def _recorded(self, number: int) -> None:
         self._serving.recorded(number)

@@ -55,9 +55,11 @@ class Recording:
         """Keep a piece of news. `starting`: the daemon takes its links back, which is no news of them."""
         if starting and isinstance(news, LinkAdded) and news.view.record.created < self._since:
             return
+        now = self._clock()
         if isinstance(news, SwappedTogether):
-            return  # each link is told of as well
-        self._waiting.append((self._clock(), news))
+            self._waiting.extend((now, each) for each in news.each)
+        else:
+            self._waiting.append((now, news))
         if not self._asked:
             self._asked = True
             GLib.timeout_add(_GATHER_MS, self._write_soon)

@@ -6,7 +6,7 @@ from typing import Final
 
 from gi.repository import GLib
 
-from bpflinkd.core.events import LinkAdded, LinkAmended, LinkRemoved, News, ProgramReplaced
+from bpflinkd.core.events import LinkAdded, LinkAmended, LinkRemoved, News, ProgramReplaced, SwappedTogether
 from bpflinkd.core.ids import Micros
 from bpflinkd.core.model import LinkView, Trial
 
@@ -36,6 +36,9 @@ class TrialClock:
                 self._forget(view.record.name)
             case LinkAdded(view=view) | ProgramReplaced(view=view) | LinkAmended(view=view):
                 self._follow(view)
+            case SwappedTogether(each=each):
+                for one in each:
+                    self.hear(one)
             case _:
                 pass
 

@@ -238,10 +238,12 @@ class Healed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwappedTogether:
-    """Several links run new generations, of which each is told as well. Told first."""
+    """Several links run new generations."""
 
     swapped: Swapped
     by: Actor
+    each: tuple["OfOneLink", ...]
+    """What happened to each link, in order. It is not told again."""
 
 
 OfOneLink: TypeAlias = (

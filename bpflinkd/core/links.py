@@ -11,7 +11,7 @@ from bpflinkd.core.errors import NoSuchLink
 from bpflinkd.core.events import ChangeKind, SlotHook, Touch
 from bpflinkd.core.executor import Held
 from bpflinkd.core.ids import NO_PROGRAM, Micros, ProgId
-from bpflinkd.core.model import Health, LinkView, Occupant, Record, Status, Told
+from bpflinkd.core.model import Health, LinkView, Occupant, Record, State, Status, Told, state_of
 from bpflinkd.core.ports import Company, Kernel
 from bpflinkd.core.reconcile import NO_FIGHT, Fight
 from bpflinkd.core.targets import (
@@ -69,6 +69,11 @@ class Entry:
         slot = self.held.link.slot_hook if self.held.link else None
         places = (self.record.hook, self.place, slot)
         return {place for place in places if isinstance(place, XdpHook | CgroupHook | SlotHook)}
+
+    @property
+    def state(self) -> State:
+        """As shown to people."""
+        return state_of(self.record, self.health)
 
     def view(self) -> LinkView:
         """What readers may see."""

@@ -133,9 +133,14 @@ class Many:
             _close(each.program for each in loaded.values())
             raise
         swapped = Swapped(generations, skew)
-        self._publish(SwappedTogether(swapped=swapped, by=request.caller.actor))
+        each = tuple(
+            news
+            for job in jobs
+            for news in self._replacing.settle(job.ready, job.ready.after, job.ready.entry.held)
+        )
+        self._publish(SwappedTogether(swapped=swapped, by=request.caller.actor, each=each))
         for job in jobs:
-            self._replacing.settle(job.ready, job.ready.after, job.ready.entry.held)
+            self._replacing.look_after(job.ready.entry)
         return swapped
 
     def _job(self, swap: Swap, checked: Checked, early: Loaded | None) -> Job:

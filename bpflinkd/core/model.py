@@ -297,5 +297,10 @@ class LinkView:
     @property
     def state(self) -> State:
         """As shown to people."""
-        waits = self.record.trial is not None and self.health.state is State.ACTIVE
-        return State.TRIAL if waits else self.health.state
+        return state_of(self.record, self.health)
+
+
+def state_of(record: Record, health: Health) -> State:
+    """The state of a link as shown to people."""
+    waits = record.trial is not None and health.state is State.ACTIVE
+    return State.TRIAL if waits else health.state

@@ -1,14 +1,13 @@
 """Other programs for links that there are. Runs on the worker thread, and only there, but for `load`."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from bpflinkd.core import checks, plan
 from bpflinkd.core.access import Access
 from bpflinkd.core.callers import Action, Caller
 from bpflinkd.core.checks import Checked, Loaded
-from bpflinkd.core.events import OwnerOverridden, ProgramReplaced, StateChanged
+from bpflinkd.core.events import OfOneLink, OwnerOverridden, ProgramReplaced, StateChanged
 from bpflinkd.core.executor import Executor, Held
 from bpflinkd.core.links import Entry, Links, status_of
 from bpflinkd.core.model import LinkView, Outcome, Record, State
@@ -124,24 +123,29 @@ class Replacing:
         except BaseException:
             program.close()
             raise
-        return self.settle(ready, after, held)
+        for news in self.settle(ready, after, held):
+            self._publish(news)
+        self.look_after(ready.entry)
+        return ready.entry.view()
 
-    def settle(self, ready: Ready, after: Record, held: Held) -> LinkView:
-        """A generation is in place: take it, and tell.
+    @staticmethod
+    def settle(ready: Ready, after: Record, held: Held) -> Iterator[OfOneLink]:
+        """A generation is in place: take it. Yields what is to be told.
 
         Args:
             after: as it is recorded.
         """
-        entry, before = ready.entry, ready.entry.view()
+        entry, before, was = ready.entry, ready.entry.record, ready.entry.state
         entry.record = after
-        entry.hold(replace(held, program=ready.program))
+        entry.hold(Held(link=held.link, program=ready.program, gap_ns=held.gap_ns))
         view = entry.view()
-        self._publish(ProgramReplaced(view=view, old=before.record.generation))
-        if view.state != before.state:
-            self._publish(StateChanged(view=view, old=before.state))
+        yield ProgramReplaced(view=view, old=before.generation)
+        if view.state is not was:
+            yield StateChanged(view=view, old=was)
         if ready.overrides is not None:
-            self._publish(OwnerOverridden(view=view, by=ready.overrides.actor, verb="replaced"))
+            yield OwnerOverridden(view=view, by=ready.overrides.actor, verb="replaced")
+
+    def look_after(self, entry: Entry) -> None:
+        """Look at a link that has a new generation, where it was not active."""
         if entry.health.state is not State.ACTIVE:
-            self._observe(after.name, "replace")
-            return entry.view()
-        return view
+            self._observe(entry.record.name, "replace")

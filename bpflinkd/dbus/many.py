@@ -1,5 +1,6 @@
 """ReplaceMany: many swaps in one message, which is taken apart on the worker; it may be long."""
 
+import functools
 import json
 from collections.abc import Callable
 from functools import partial
@@ -122,8 +123,9 @@ def _wishes(beside: Dict) -> MapWishes:
     return requests.map_wishes(parse.words(beside, "maps"), fresh=beside.get("fresh_maps", False))
 
 
+@functools.lru_cache(maxsize=1)
 def generations(swapped: Swapped) -> GLib.Variant:
-    """The a(st) of an answer. Names of links hold nothing that would need an escape."""
+    """The a(st) of an answer, and of the signal. Names of links hold nothing that would need an escape."""
     rows = ", ".join(f"('{name}', {number})" for name, number in swapped.generations)
     return GLib.Variant.parse(_GENERATIONS, f"[{rows}]", None, None)
 

@@ -266,8 +266,10 @@ class Service:
                 self._later(self._properties_changed, link.view, view)
                 link.take(view)
                 self._holding.follow(view)
-            case SwappedTogether():
+            case SwappedTogether(each=each):
                 self._signals(news)  # who asked waits for it
+                for one in each:
+                    self.publish(one)
                 return
             case ForeignChange() | Healed() | OwnerOverridden():
                 pass

@@ -221,7 +221,7 @@ def test_every_kind_of_news_is_in_the_table() -> None:
 def test_links_that_were_swapped_together_are_one_line() -> None:
     actor = Actor(uid=0, pid=7, exe="/usr/bin/x")
     generations = tuple((f"n{number}", 2) for number in range(22))
-    found = sent(SwappedTogether(swapped=Swapped(generations, 41_600), by=actor))
+    found = sent(SwappedTogether(swapped=Swapped(generations, 41_600), by=actor, each=()))
     assert {key: found[key] for key in ("MESSAGE_ID", "LINKS", "SKEW_NSEC")} == {
         "MESSAGE_ID": str(journal.MessageId.SWAPPED_TOGETHER),
         "LINKS": "22",
@@ -305,7 +305,7 @@ def test_systemd_reads_the_catalog(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("message_id", list(journal.MessageId), ids=lambda each: each.name)
 def test_catalog_names_only_fields_that_the_line_has(message_id: journal.MessageId) -> None:
-    together = SwappedTogether(swapped=Swapped((("a", 2),), 5), by=Actor(uid=0))
+    together = SwappedTogether(swapped=Swapped((("a", 2),), 5), by=Actor(uid=0), each=())
     lines = [sent(news) for news in (*(news for news, _ in NEWS.values()), together)]
     fields = [set(line) for line in lines if line["MESSAGE_ID"] == message_id]
     assert set(re.findall("@([A-Z_]+)@", entries()[message_id])) <= set.intersection(*fields)
