@@ -345,15 +345,6 @@ class Pins(Protocol):
     def tidy_kept(self, name: str, first: int, present: int) -> None:
         """The same for all but those from `first` on and before `present`: what a crash left."""
 
-    def stage_next(self, name: str, number: int, program: Program, running: Program | None) -> None:
-        """`stage_program`, and `keep` what runs as that of this generation. Undone by `drop_next`."""
-
-    def drop_next(self, name: str, number: int) -> None:
-        """`discard_staged`, and `drop_kept` what was kept for it."""
-
-    def take_next(self, name: str, keep_from: int) -> None:
-        """`promote`, and `drop_kept_before`."""
-
     def stage_link(self, name: str, link: Link) -> None: ...
     def promote(self, name: str) -> None:
         """Staged pins take the places of the current ones; each rename is atomic."""

@@ -66,7 +66,9 @@ class Together:
     def _stage(self, job: Job) -> None:
         entry, after, program, *_ = job.ready
         try:
-            self._pins.stage_next(after.name, after.generation.number - 1, program, entry.held.program)
+            if entry.held.program is not None:
+                self._pins.keep(after.name, after.generation.number - 1, entry.held.program)
+            self._pins.stage_program(after.name, program)
         except BpflinkdError as error:
             raise job.swap.blame(error) from None
 
@@ -110,15 +112,19 @@ class Together:
         try:
             for job in jobs:
                 after = job.ready.after
-                self._pins.drop_next(after.name, after.generation.number - 1)
+                self._pins.discard_staged(after.name)
+                self._pins.drop_kept(after.name, after.generation.number - 1)
             self._store.forget_intents([job.ready.after.name for job in jobs])
         except BpflinkdError as error:
             log.error("what was prepared is left to the next start: %s", error)
 
     def _promote(self, job: Job) -> None:
         after = job.ready.after
+        number = after.generation.number
         try:
-            self._pins.take_next(after.name, after.generation.number - self._store.kept + 1)
+            self._pins.promote(after.name)
+            if number > self._store.kept:
+                self._pins.drop_kept_before(after.name, number - self._store.kept + 1)
         except BpflinkdError as error:
             log.error("the pins of link %r are left to the next start: %s", after.name, error)
 

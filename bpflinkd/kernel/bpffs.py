@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, Protocol, cast
 
@@ -28,16 +28,19 @@ after an underscore."""
 _ASIDE: Final = "_aside"
 
 
-@contextlib.contextmanager
-def _failures(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _failed(what, error) from error
+class _failures:  # noqa: N801  # used as a word, a thousand times a call
+    """A context: what the bpffs refuses is `KernelRefused`."""
 
+    __slots__ = ("_what",)
 
-def _failed(what: str, error: OSError) -> KernelRefused:
-    return KernelRefused(f"{what} failed on the bpffs: {error.strerror}")
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise KernelRefused(f"{self._what} failed on the bpffs: {error.strerror}") from error
 
 
 def _open_locked(root: Path) -> int:
@@ -148,7 +151,7 @@ class PinDirectory:
 
     def kept_generations(self, name: str) -> frozenset[int]:
         with _failures(f"looking for the generations of link {name!r}"):
-            return frozenset(self._of(name).kept.numbers())
+            return self._of(name).kept.numbers()
 
     def kept_place(self, name: str) -> str:
         return str(self._home(name) / KEPT)
@@ -164,24 +167,6 @@ class PinDirectory:
     def tidy_kept(self, name: str, first: int, present: int) -> None:
         with _failures(f"unpinning what a crash left of link {name!r}"):
             self._of(name).kept.tidy(first, present)
-
-    def stage_next(self, name: str, number: int, program: Program, running: Program | None) -> None:
-        held = cast(HeldProgram, program)
-        try:
-            self._of(name).stage_next(number, held, cast(HeldProgram | None, running))
-        except OSError as error:
-            raise _failed(f"pinning the programs of link {name!r}", error) from error
-        held.settle()
-
-    def drop_next(self, name: str, number: int) -> None:
-        self.discard_staged(name)
-        self.drop_kept(name, number)
-
-    def take_next(self, name: str, keep_from: int) -> None:
-        try:
-            self._of(name).take_next(keep_from)
-        except OSError as error:
-            raise _failed(f"moving the pins of link {name!r} into place", error) from error
 
     def stage_link(self, name: str, staged: Link) -> None:
         held = cast(HeldLink, staged)

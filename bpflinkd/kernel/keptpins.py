@@ -1,11 +1,11 @@
-"""Programs of generations before: `kept/<generation>/program` and `maps/...` in a link's directory.
+"""Programs of generations before: `kept/program_<generation>`, and `kept/maps_<generation>/...` where they
+have maps, in a link's directory.
 
 They stay loaded for as long as they are pinned there, so that going back to one is a swap and nothing else.
 """
 
 import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -30,113 +30,114 @@ class KeptPins:
             home: the link's directory.
             aside: the directory for what is not ours.
         """
-        self._home = str(home)
         self._place = home / KEPT
-        self._first: int | None = None
-        """No generation before this one is kept; None: not known."""
+        self._path = str(self._place)
         self._aside = aside
+        self._known: dict[int, bool] | None = None
+        """Generations that we kept, and whether they have maps; None while we have not looked."""
 
     def keep(self, number: int, program: HeldProgram, maps: PinnedMaps | None) -> None:
         """Pin the program of a generation, with its maps; whatever is pinned for that number goes."""
-        self.drop(number)
-        if self._first is not None:
-            self._first = min(self._first, number)
-        place = self._place / str(number)
-        standing.make_directory(self._place, self._aside)
-        place.mkdir(mode=0o700)
-        mending.pin_here(program.fd, place / _PROGRAM, self._aside)
+        known = self._look()
+        try:
+            libbpf.obj_pin(program.fd, self._program(number))  # one of a thousand: nothing is asked first
+        except (FileExistsError, FileNotFoundError, NotADirectoryError):
+            self.drop(number)
+            standing.make_directory(self._place, self._aside)
+            mending.pin_here(program.fd, self._program(number), self._aside)
+        known[number] = False
         if maps is not None and maps.ids:
-            (place / _MAPS).mkdir(mode=0o700)
+            place = self._maps(number)
+            mapdirs.clear(place, None, self._aside)
+            place.mkdir(mode=0o700)
+            known[number] = True
             for name in maps.ids:
                 with maps.opened(name) as fd:
-                    mending.pin_here(fd, place / _MAPS / names.encode(name), self._aside)
-
-    def keep_bare(self, number: int, program: HeldProgram) -> None:
-        """`keep` a program without maps, with as few system calls as that takes."""
-        place = f"{self._home}/{KEPT}/{number}"
-        try:
-            os.mkdir(place, 0o700)  # one of a thousand
-        except (FileExistsError, FileNotFoundError):
-            self.keep(number, program, None)
-        else:
-            mending.pin_here(program.fd, f"{place}/{_PROGRAM}", self._aside)
-
-    def drop_below(self, first: int) -> None:
-        """`drop_before`, which looks for what is kept only once: after that we know."""
-        if self._first is None:
-            self._first = min(self.numbers(), default=first)
-        while self._first < first:
-            self._drop_bare(self._first)
-            self._first += 1
-
-    def _drop_bare(self, number: int) -> None:
-        place = f"{self._home}/{KEPT}/{number}"
-        try:
-            os.unlink(f"{place}/{_PROGRAM}")
-            os.rmdir(place)
-        except OSError:  # it has maps, or is not there
-            self.drop(number)
+                    mending.pin_here(fd, place / names.encode(name), self._aside)
 
     def open(self, number: int, source: Source) -> HeldProgram | None:
         """The program of a generation, and its maps; None where it is not kept."""
-        place = self._place / str(number)
-        found = standing.look(place / _PROGRAM)
+        pin, maps = self._program(number), self._maps(number)
+        found = standing.look(Path(pin))
         if found is None or found.kind != "program":
             return None
         with contextlib.ExitStack() as undo:
             fds: dict[str, int] = {}
-            for encoded in mapdirs.names_in(place / _MAPS):
-                fd = libbpf.obj_get(str(place / _MAPS / encoded))
+            for encoded in mapdirs.names_in(maps):
+                fd = libbpf.obj_get(str(maps / encoded))
                 undo.callback(os.close, fd)
                 fds[names.decode(encoded)] = fd
             try:
-                program = programs.from_pin(str(place / _PROGRAM), source)
+                program = programs.from_pin(pin, source)
             except BpflinkdError:
                 return None
             program.take_maps(fds)
             undo.pop_all()
             return program
 
-    def numbers(self) -> Iterator[int]:
+    def numbers(self) -> frozenset[int]:
         """Generations that are kept."""
-        try:
-            found = os.listdir(self._place)
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        yield from (int(name) for name in found if name.isascii() and name.isdecimal())
+        return frozenset(self._there())
 
     def drop_before(self, first: int) -> None:
         """Let go of every generation before one."""
-        for number in list(self.numbers()):
-            if number < first:
-                self.drop(number)
+        known = self._look()
+        for number in [number for number in known if number < first]:
+            self._drop(number, has_maps=known.pop(number))
 
     def tidy(self, first: int, present: int) -> None:
         """Let go of what a crash left: generations before the first that is kept, and those not yet past."""
-        for number in list(self.numbers()):
+        for number in self._there():
             if not first <= number < present:
                 self.drop(number)
         self._remove_if_empty()
 
     def drop(self, number: int) -> None:
         """Let go of one; nothing there is no error."""
-        place = self._place / str(number)
-        if standing.look(place) is None:
-            return
-        mapdirs.clear(place / _MAPS, None, self._aside)
-        (place / _PROGRAM).unlink(missing_ok=True)
-        for stranger in os.listdir(place):
-            mending.clear(place / stranger, self._aside)
-        place.rmdir()
+        if self._known is not None:
+            self._known.pop(number, None)
+        self._drop(number, has_maps=True)
         self._remove_if_empty()
 
     def remove(self) -> None:
         """Let go of all; what is not ours is moved aside."""
-        for number in list(self.numbers()):
+        for number in self._there():
             self.drop(number)
-        self._remove_if_empty()
         if standing.look(self._place) is not None:
             mending.clear(self._place, self._aside)
+
+    # Pieces
+
+    def _program(self, number: int) -> str:
+        return f"{self._path}/{_PROGRAM}_{number}"
+
+    def _maps(self, number: int) -> Path:
+        return self._place / f"{_MAPS}_{number}"
+
+    def _look(self) -> dict[int, bool]:
+        if self._known is None:
+            self._known = self._there()
+        return self._known
+
+    def _there(self) -> dict[int, bool]:
+        """The numbers of what is there, and whether there are maps."""
+        found: dict[int, bool] = {}
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for name in os.listdir(self._place):
+                pin, _, number = name.partition("_")
+                if pin in (_PROGRAM, _MAPS) and number.isascii() and number.isdecimal():
+                    found[int(number)] = found.get(int(number), False) or pin == _MAPS
+        return found
+
+    def _drop(self, number: int, *, has_maps: bool) -> None:
+        if has_maps:
+            mapdirs.clear(self._maps(number), None, self._aside)
+        try:
+            os.unlink(self._program(number))
+        except IsADirectoryError:
+            mending.clear(Path(self._program(number)), self._aside)
+        except FileNotFoundError:
+            pass
 
     def _remove_if_empty(self) -> None:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):

@@ -44,7 +44,7 @@ class LinkPins:
         self._path = str(home)
         self._aside = aside
         self._bare = False
-        """A program is staged, and nothing else."""
+        """A program is staged, and nothing else: it goes on using the maps that are pinned."""
         self.kept = KeptPins(home, aside)
         self._maps: PinnedMaps | None = None
         self._staged_maps: PinnedMaps | None = None
@@ -109,6 +109,7 @@ class LinkPins:
     def pin_link(self, link: HeldLink, prefix: str = "") -> None:
         """Pin a bpf_link, and the slot of a kprobe before it."""
         standing.make_directory(self.home, self._aside)
+        self._bare = False
         if isinstance(link, DispatchedLink):
             self._pin(link.slot.fd, prefix + _SLOT)
         self._pin(link.fd, prefix + _LINK)
@@ -128,13 +129,17 @@ class LinkPins:
 
     def stage_program(self, program: HeldProgram) -> None:
         """Pin a program that is to be the current one, with the maps that were loaded with it."""
-        standing.make_directory(self.home, self._aside)
-        self._pin(program.fd, NEXT + _PROGRAM)
+        try:
+            mending.pin_here(program.fd, f"{self._path}/{NEXT}{_PROGRAM}", self._aside)
+        except (FileNotFoundError, NotADirectoryError):
+            standing.make_directory(self.home, self._aside)
+            self._pin(program.fd, NEXT + _PROGRAM)
         self._forget_staged()
         self._staged_maps = PinnedMaps(program.fd, program.map_fds)
         # Maps come and go with their program. The directory is staged even where it stays
         # empty, if there is an older one that it must replace; not where all of it goes on being used.
-        if self._maps is not None and self._maps.ids == self._staged_maps.ids:
+        self._bare = self._maps is not None and self._maps.ids == self._staged_maps.ids
+        if self._bare:
             return
         if program.map_fds or os.path.lexists(self.home / _MAPS):
             self._pin_maps(self.home / (NEXT + _MAPS), program.map_fds)
@@ -143,37 +148,14 @@ class LinkPins:
         """Pin the current program, with its maps, as that of a generation before."""
         self.kept.keep(number, program, self._maps)
 
-    def stage_next(self, number: int, program: HeldProgram, running: HeldProgram | None) -> None:
-        """`keep` what runs and `stage_program`. Without maps, with as few system calls as that takes."""
-        ids = self._maps.ids if self._maps is not None else {}
-        if running is None or ids or program.map_fds or os.path.lexists(f"{self._path}/{_MAPS}"):
-            if running is not None:
-                self.keep(number, running)
-            self.stage_program(program)
-            return
-        self.kept.keep_bare(number, running)
-        mending.pin_here(program.fd, f"{self._path}/{NEXT}{_PROGRAM}", self._aside)
-        self._forget_staged()
-        self._staged_maps = PinnedMaps(program.fd, {})
-        self._bare = True
-
-    def take_next(self, keep_from: int) -> None:
-        """`promote`, and let go of generations before this one."""
-        bare, self._bare = self._bare, False
-        if bare:
-            try:
-                os.rename(f"{self._path}/{NEXT}{_PROGRAM}", f"{self._path}/{_PROGRAM}")
-            except OSError:  # whatever stands there is looked at
-                self.promote()
-            else:
-                self._moved()
-        else:
-            self.promote()
-        if keep_from > 1:
-            self.kept.drop_below(keep_from)
-
     def promote(self) -> None:
         """Staged pins take the places of the current ones."""
+        bare, self._bare = self._bare, False
+        if bare:
+            with contextlib.suppress(OSError):  # whatever stands there is looked at
+                os.rename(f"{self._path}/{NEXT}{_PROGRAM}", f"{self._path}/{_PROGRAM}")
+                self._moved()
+                return
         staged = self._there(_STAGED)
         for pin in staged:
             target = self.home / pin.removeprefix(NEXT)

@@ -115,9 +115,9 @@ class Lab:
     def _pins_of_a_link(self, generation: int) -> set[str]:
         slot = {"slot"} if self._dispatched else set()
         program = {"program", "maps", "maps/hits"}
-        before = range(1, generation)
-        kept = {f"kept/{number}/{pin}" for number in before for pin in program}
-        kept |= {f"kept/{number}" for number in before} | ({"kept"} if before else set())
+        pins = {"program_{}", "maps_{}", "maps_{}/hits"}
+        kept = {f"kept/{pin.format(number)}" for number in range(1, generation) for pin in pins}
+        kept |= {"kept"} if kept else set()
         return {NAME, *(f"{NAME}/{pin}" for pin in {"link"} | program | slot | kept)}
 
     @property
