@@ -30,7 +30,7 @@ _INTEND: Final = (
     "INSERT OR REPLACE INTO generation (link, number, program, source, sha256, hook, since, actor,"
     " confinement, message, again, trial, together) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_FORGET: Final = "DELETE FROM generation WHERE link = ? AND number <= ? RETURNING sha256"
+_FORGET: Final = "DELETE FROM generation WHERE link = ? AND number <= ?"
 _COMMIT: Final = (
     "UPDATE link SET generation = ?, hook = ?, link_id = ?, file = ?, template = ?, declared = ?"
     " WHERE name = ?"
@@ -205,12 +205,10 @@ class SqliteStore:
                     if left is not None
                 ),
             )
-            drops_files = False
-            for record, *_ in records:
-                if record.generation.number > self.kept:
-                    too_old = record.name, record.generation.number - self.kept
-                    drops_files |= any(sha256 for (sha256,) in db.execute(_FORGET, too_old).fetchall())
-            if drops_files:
+            numbers = ((record.name, record.generation.number - self.kept) for record, *_ in records)
+            too_old = [(name, number) for name, number in numbers if number > 0]
+            if too_old:
+                db.executemany(_FORGET, too_old)
                 self._drop_unused_objects(db)
 
     def settle(self, record: Record) -> None:
