@@ -3,7 +3,7 @@
 import glob
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from bpflinkd.core.events import Tiding
 from bpflinkd.core.model import LinkView
@@ -15,6 +15,9 @@ from bpflinkd.watch.pins import PinsWatch
 from bpflinkd.watch.sentinel import SentinelWatch
 from bpflinkd.watch.sweep import Sweep
 from bpflinkd.watch.uevent import UeventWatch
+
+_LONG: Final = 0.005
+"""Seconds that most work does not take."""
 
 
 class WatchSource(NamedTuple):
@@ -38,6 +41,7 @@ class Watching:
         tell: Callable[[Tiding], None],
         sweep: Callable[[Callable[[], None]], None],
         witness: Callable[[Callable[[], None]], None],
+        busy_for: Callable[[], float],
     ) -> None:
         """Begin.
 
@@ -49,12 +53,13 @@ class Watching:
             tell: called with each tiding.
             sweep: starts a sweep and calls what it is given when that has ended.
             witness: the same, reads what the sentinel told.
+            busy_for: seconds that those who are told have been at one piece of work.
         """
         self._sentinel = sentinel
         self._sentinel_watch = SentinelWatch(sentinel.fd, witness)
         self._sweep = Sweep(interval, self._sweeping)
         self._start_sweep = sweep
-        self._pins = PinsWatch(pins, tell, self._sweep.now)
+        self._pins = PinsWatch(pins, tell, self._sweep.now, lambda: busy_for() > _LONG)
         self._netlink = NetlinkWatch(tell, self._sweep.now)
         self._uevent = UeventWatch(tell, self._sweep.now)
         self._cgroups = CgroupWatch(cgroup_root, tell, self._sweep.now) if cgroup_root else None

@@ -32,9 +32,8 @@ class Inotify:
         self._readable = readable
         self._mask = _MASK | also
         self._fd = INotify(nonblocking=True)
-        self._source = GLib.unix_fd_add_full(
-            GLib.PRIORITY_DEFAULT, self._fd.fileno(), GLib.IOCondition.IN, self._wake
-        )
+        self._source = 0
+        self._listen()
 
     def add(self, directory: str) -> int:
         """Watch a directory; returns its watch descriptor, the same while it is watched already.
@@ -59,6 +58,11 @@ class Inotify:
         except BlockingIOError:
             return []
 
+    def rest(self, milliseconds: int) -> None:
+        """Say nothing for so long. What happens meanwhile is not lost."""
+        GLib.source_remove(self._source)
+        self._source = GLib.timeout_add(milliseconds, self._listen)
+
     def drain(self) -> None:
         """Throw away all events up to now."""
         with contextlib.suppress(BlockingIOError):
@@ -69,6 +73,12 @@ class Inotify:
         """End all watches."""
         GLib.source_remove(self._source)
         self._fd.close()
+
+    def _listen(self) -> bool:
+        self._source = GLib.unix_fd_add_full(
+            GLib.PRIORITY_DEFAULT, self._fd.fileno(), GLib.IOCondition.IN, self._wake
+        )
+        return bool(GLib.SOURCE_REMOVE)
 
     def _wake(self, _fd: int, _condition: GLib.IOCondition) -> bool:
         self._readable()

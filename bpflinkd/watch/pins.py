@@ -29,7 +29,7 @@ _ALSO: Final = flags.MOVED_FROM | flags.MOVED_TO | flags.MOVE_SELF
 _MAPS: Final = "maps"
 _NOTHING_THERE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _PAUSE_MS: Final = 10
-"""Milliseconds between two rounds of telling."""
+"""Milliseconds between two rounds of telling, and until somebody busy is looked at again."""
 _ROUND: Final = 20
 """Links that are told of in one round. A look takes the worker about 0.2 ms: whoever touches all pins all the
 time costs it less than half of its time."""
@@ -54,14 +54,23 @@ class _Home:
 class PinsWatch:
     """Tells of links whose pins were touched, ourselves included: only a look can tell who did it."""
 
-    def __init__(self, root: Path, tell: Callable[[Tiding], None], lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        tell: Callable[[Tiding], None],
+        lost: Callable[[], None],
+        busy: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Be ready to follow.
 
         Args:
             root: the directory of our pins.
             tell: called with a link that was touched, from the main loop and never from within `follow`.
             lost: called when something may have gone unseen: have `sweep` called soon.
+            busy: whether those who are told have other work. They may be moving pins themselves, by the
+                thousand, and are not to be slowed down by what they do not come to yet.
         """
+        self._busy = busy
         self._root = str(root)
         self._tell = tell
         self._lost = lost
@@ -124,7 +133,12 @@ class PinsWatch:
     # Events
 
     def _events(self) -> Iterator[None] | None:
-        events = self._inotify.read() if self._inotify is not None else ()
+        if self._inotify is None:
+            return None
+        if self._busy():
+            self._inotify.rest(_PAUSE_MS)
+            return None
+        events = self._inotify.read()
         return self._hear(events) if events else None
 
     def _hear(self, events: Iterable[Any]) -> Iterator[None]:
