@@ -78,9 +78,16 @@ def _type_name(number: int) -> str:
         return f"type {number}"
 
 
-def _check_type(program: Program, wanted: AttachType, place: str) -> None:
-    """Type and expected_attach_type, compared by us: the kernel compares the latter only for XDP."""
+def _check_type(program: Program, wanted: AttachType, target: WantedTarget, name: str = "") -> None:
+    """Type and expected_attach_type, compared by us: the kernel compares the latter only for XDP.
+
+    Args:
+        name: of the link that there is; empty where it is to be made.
+    """
     info = program.info
+    if info.type == wanted.program_type and program.declared in (None, wanted) and program.fits(wanted):
+        return
+    place = f"link {name!r} on {target}" if name else str(target)
     if info.type != wanted.program_type:
         raise WrongProgramType(
             f"program {info.name!r} is of type {_type_name(info.type)}, but {place} takes "
@@ -93,21 +100,18 @@ def _check_type(program: Program, wanted: AttachType, place: str) -> None:
             f"slot, because it was loaded with an expected_attach_type other than that of a {wanted}, "
             "calls bpf_override_return, or may sleep"
         )
-    if (declared is not None and declared != wanted) or not program.fits(wanted):
-        actual = declared or next(
-            (a for a in attach_types.of_program_type(info.type) if program.fits(a)), None
-        )
-        raise WrongProgramType(
-            f"program {info.name!r} was loaded with the expected_attach_type {actual or 'of another hook'}, "
-            f"but {place} takes {wanted}"
-        )
+    actual = declared or next((a for a in attach_types.of_program_type(info.type) if program.fits(a)), None)
+    raise WrongProgramType(
+        f"program {info.name!r} was loaded with the expected_attach_type {actual or 'of another hook'}, "
+        f"but {place} takes {wanted}"
+    )
 
 
 def settle_target(wanted: WantedTarget, program: Program) -> Target:
     """The target with its attach type, taken from the program where the caller gave none."""
     if isinstance(wanted, CgroupPlace):
         return CgroupTarget(path=wanted.path, attach_type=_told_by(program, wanted))
-    _check_type(program, wanted.attach_type, str(wanted))
+    _check_type(program, wanted.attach_type, wanted)
     return wanted
 
 
@@ -119,7 +123,7 @@ def _told_by(program: Program, place: CgroupPlace) -> AttachType:
             f"program {info.name!r} is of type {_type_name(info.type)}, which no cgroup takes"
         )
     if program.declared is not None:
-        _check_type(program, program.declared, str(place))
+        _check_type(program, program.declared, place)
         return program.declared
     fitting = [a for a in candidates if program.fits(a)]
     if len(fitting) != 1:
@@ -266,7 +270,7 @@ def replacement(
     Args:
         confined: how the program was loaded.
     """
-    _check_type(program, record.target.attach_type, f"link {record.name!r} on {record.target}")
+    _check_type(program, record.target.attach_type, record.target, record.name)
     number = record.generation.number + 1
     return replace(
         record,
@@ -282,7 +286,7 @@ def returned(
     record: Record, request: RollbackRequest, generation: Generation, program: Program, now: UnixMicros
 ) -> Record:
     """The record after a rollback to a generation, whose program is at hand."""
-    _check_type(program, record.target.attach_type, f"link {record.name!r} on {record.target}")
+    _check_type(program, record.target.attach_type, record.target, record.name)
     again = replace(generation, program=program.info)
     return brought_back(record, again, request.caller, request.message, now)
 
