@@ -2,8 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, assert_never
+from typing import Final, NamedTuple, assert_never
 
 from bpflinkd.core.actions import (
     Action,
@@ -40,8 +39,7 @@ log = logging.getLogger(__name__)
 _FINAL: Final = (SaveDone, NoteHook, SaveEnding, RenameRecord)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class Held(NamedTuple):
     """What we hold open for one link."""
 
     link: Link | None
@@ -107,19 +105,19 @@ class Executor:
                 kernel.swap(link, target, program, expected)
                 if before is not None and expected in (before.info.id, NO_PROGRAM):
                     undo.append(lambda: kernel.swap(link, target, before, program.info.id))
-                return replace(held, program=program)
+                return held._replace(program=program)
             case HoldLink(name=name, link=adopted):
                 self._expect(adopted.facts().hook)
                 undo.append(lambda: pins.unstage_link(name))
                 pins.stage_link(name, adopted)
-                return replace(held, link=adopted)
+                return held._replace(link=adopted)
             case TakeOver(name=name, hook=hook, occupant=occupant, program=program):
                 self._expect(hook)
                 taken = kernel.take_over(target, hook, occupant, program)
                 undo.append(lambda: kernel.give_back(taken.link, target, hook, program))
                 pins.stage_link(name, taken.link)
                 pins.promote(name)
-                return replace(held, link=taken.link, gap_ns=taken.gap_ns)
+                return held._replace(link=taken.link, gap_ns=taken.gap_ns)
             case Evict(hook=hook, occupant=occupant):
                 kernel.evict(hook, occupant)
             case EndLink():

@@ -184,8 +184,7 @@ class Record:
     """While the generation waits for confirmation."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkFacts:
+class LinkFacts(NamedTuple):
     """What the kernel says of a bpf_link that we hold (`struct bpf_link_info`)."""
 
     id: LinkId
@@ -227,8 +226,7 @@ class Foreign:
     occupant: Occupant
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class Status(NamedTuple):
     """What the kernel says just now of one link and its target. Never stored."""
 
     link: LinkFacts | None

@@ -50,7 +50,7 @@ def recover(item: Stored, pinned: Pinned) -> Recovery:
         or (intent is None and record is not None and _is_of(record, staged.info.id))
     )
     if runs_staged:
-        held = replace(held, program=staged)
+        held = held._replace(program=staged)
     swapped = intent is not None and running is not None and _is_of(intent, running)
     if (
         item.together

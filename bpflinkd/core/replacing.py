@@ -137,7 +137,7 @@ class Replacing:
         """
         entry, before, was = ready.entry, ready.entry.record, ready.entry.state
         entry.record = after
-        entry.hold(Held(link=held.link, program=ready.program, gap_ns=held.gap_ns))
+        entry.hold(held._replace(program=ready.program))
         view = entry.view()
         yield ProgramReplaced(view=view, old=before.generation)
         if view.state is not was:

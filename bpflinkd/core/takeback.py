@@ -160,7 +160,7 @@ class TakeBack:
             maps = self._pins.maps(record.name)
             program = self._kernel.hold_program(generation.program.id, generation.source, maps)
             self._pins.put_back(record.name, program)
-            entry.held = replace(entry.held, program=program)
+            entry.held = entry.held._replace(program=program)
             return
         source = generation.source
         image = self._store.image(source.sha256) if isinstance(source, StoredObject) else None
@@ -196,7 +196,7 @@ class TakeBack:
         except BaseException:
             program.close()
             raise
-        entry.held = replace(entry.held, program=program)
+        entry.held = entry.held._replace(program=program)
         self._amend(entry, program)
 
     def _to_load(self, entry: Entry) -> Pending | None:

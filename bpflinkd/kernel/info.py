@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from ctypes import c_uint32
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from bpflinkd.core.ids import LinkId, ProgId
 from bpflinkd.core.model import LinkFacts, ProgramInfo
@@ -22,8 +22,7 @@ _PROG_INFO_VERIFIED_SIZE: Final = 224
 _MAP_INFO_SIZE: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
-class LinkInfo:
+class LinkInfo(NamedTuple):
     """The head of `struct bpf_link_info`, and the hook for the kinds of link that we know."""
 
     type: int
