@@ -93,7 +93,7 @@ class History:
             replaces=entry.held.program,
             wishes=request.maps,
         )
-        return Wanted(checked, None if self._is_kept(request.name, generation) else self._slow(generation))
+        return Wanted(checked, self._slow(request.name, generation))
 
     def rollback(self, request: RollbackRequest, loaded: Loaded | None = None) -> LinkView:
         """Let a generation before run again, as a new one. One swap, where its program is still loaded.
@@ -202,30 +202,31 @@ class History:
             raise BadOption(
                 f"link {record.name!r} runs generation {number}, so there is nothing to go back to"
             )
-        known = {each.number: each for each in self._of(record.name) if each.number != current}
-        if number not in known:
-            numbers = ", ".join(map(str, known)) or "none"
+        found = self._store.generation(record.name, number) if number < current else None
+        if found is None:
+            known = [str(each.number) for each in self._of(record.name) if each.number != current]
             raise NoSuchGeneration(
                 f"generation {number} of link {record.name!r} is not kept; those before the present one, "
-                f"{current}, that are: {numbers}"
+                f"{current}, that are: {', '.join(known) or 'none'}"
             )
-        return known[number]
+        return found
 
-    def _is_kept(self, name: str, generation: Generation) -> bool:
-        return generation.number in self._pins.kept_generations(name)
-
-    def _slow(self, generation: Generation) -> ObjectImage | SourceText | None:
-        """What another process compiles or loads again."""
+    def _slow(self, name: str, generation: Generation) -> ObjectImage | SourceText | None:
+        """What another process compiles or loads again, unless it is loaded still."""
         source = generation.source
+        if not isinstance(source, StoredSource | StoredObject):
+            return None
+        if isinstance(source, StoredObject) and generation.confinement is None:
+            return None
+        if generation.number in self._pins.kept_generations(name):
+            return None
         if isinstance(source, StoredSource):
             data = self._data(generation, source.sha256)
             return SourceText(data=data, sha256=source.sha256, program=source.program)
-        if isinstance(source, StoredObject) and generation.confinement is not None:
-            data = self._data(generation, source.sha256)
-            return ObjectImage(
-                data=data, sha256=source.sha256, program=source.program, constants=source.constants
-            )
-        return None
+        data = self._data(generation, source.sha256)
+        return ObjectImage(
+            data=data, sha256=source.sha256, program=source.program, constants=source.constants
+        )
 
     def _data(self, generation: Generation, sha256: str) -> bytes:
         data = self._store.image(sha256)

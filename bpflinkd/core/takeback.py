@@ -126,7 +126,7 @@ class TakeBack:
         trial = record.trial
         if trial is None or trial.boot == self._boot:
             return record
-        before = next((g for g in self._store.history(record.name) if g.number == trial.back_to), None)
+        before = self._store.generation(record.name, trial.back_to)
         if before is None or not plan.can_be_loaded(before.source):
             return record
         reason = f"the machine was booted anew before generation {record.generation.number} was confirmed"

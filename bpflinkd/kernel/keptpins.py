@@ -57,10 +57,7 @@ class KeptPins:
 
     def open(self, number: int, source: Source) -> HeldProgram | None:
         """The program of a generation, and its maps; None where it is not kept."""
-        pin, maps = self._program(number), self._maps(number)
-        found = standing.look(Path(pin))
-        if found is None or found.kind != "program":
-            return None
+        maps = self._maps(number)
         with contextlib.ExitStack() as undo:
             fds: dict[str, int] = {}
             for encoded in mapdirs.names_in(maps):
@@ -68,7 +65,7 @@ class KeptPins:
                 undo.callback(os.close, fd)
                 fds[names.decode(encoded)] = fd
             try:
-                program = programs.from_pin(pin, source)
+                program = programs.from_pin(self._program(number), source)
             except BpflinkdError:
                 return None
             program.take_maps(fds)

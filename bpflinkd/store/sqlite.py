@@ -30,6 +30,9 @@ _INTEND: Final = (
     "INSERT OR REPLACE INTO generation (link, number, program, source, sha256, hook, since, actor,"
     " confinement, message, again, trial, together) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_GENERATIONS: Final = (
+    "SELECT number, program, source, since, actor, confinement, message, again, outcome FROM generation"
+)
 _FORGET: Final = "DELETE FROM generation WHERE link = ? AND number <= ?"
 _COMMIT: Final = (
     "UPDATE link SET generation = ?, hook = ?, link_id = ?, file = ?, template = ?, declared = ?"
@@ -109,12 +112,12 @@ class SqliteStore:
         return rows[0][0] if rows else None
 
     def history(self, name: str) -> tuple[Generation, ...]:
-        rows = self._read(
-            "SELECT number, program, source, since, actor, confinement, message, again, outcome"
-            " FROM generation WHERE link = ? ORDER BY number",
-            name,
-        )
+        rows = self._read(f"{_GENERATIONS} WHERE link = ? ORDER BY number", name)
         return tuple(forms.generation(*row) for row in rows)
+
+    def generation(self, name: str, number: int) -> Generation | None:
+        rows = self._read(f"{_GENERATIONS} WHERE link = ? AND number = ?", name, number)
+        return forms.generation(*rows[0]) if rows else None
 
     # Writing
 

@@ -212,8 +212,9 @@ def test_the_operator_is_asked(
 CONDITIONS = ["map:seen[1] > 0", "interface:rx_dropped < 1000000/s"]
 
 
-def judged(*conditions: str) -> dict[str, GLib.Variant]:
-    return {"confirm_within": GLib.Variant("t", 3_000_000), "confirm_if": GLib.Variant("as", conditions)}
+def judged(*conditions: str, seconds: int = 3) -> dict[str, GLib.Variant]:
+    within = GLib.Variant("t", seconds * 1_000_000)
+    return {"confirm_within": within, "confirm_if": GLib.Variant("as", conditions)}
 
 
 def test_the_daemon_judges(daemon: Daemon) -> None:
@@ -230,11 +231,9 @@ def test_the_daemon_judges(daemon: Daemon) -> None:
     daemon.replace("edge", elf(program("policy", ADDED=3)), **judged(*CONDITIONS))
     until(lambda: daemon.link("edge")["Generation"] == 4, "nothing was counted, so it is not kept")
     assert daemon.link("edge")["Message"] == "map:seen[1] grew by 0, and map:seen[1] > 0 was to hold"
-    begun = time.monotonic()
-    daemon.replace("edge", elf(program("policy", ADDED=5)), **judged("map:seen[1] < 5"))
+    daemon.replace("edge", elf(program("policy", ADDED=5)), **judged("map:seen[1] < 5", seconds=600))
     run_once(daemon)
-    until(lambda: daemon.link("edge")["Generation"] == 6, "a limit was broken")
-    assert time.monotonic() - begun < 2.5, "it is not waited for the end"
+    until(lambda: daemon.link("edge")["Generation"] == 6, "a limit was broken, long before the end")
     assert outcomes(daemon)[4] == (5, "expired", "loaded")
 
 
