@@ -136,8 +136,13 @@ class Replacing:
             after: as it is recorded.
         """
         entry, before, was = ready.entry, ready.entry.record, ready.entry.state
+        link = held.link if entry.still is not None and held.link is entry.held.link else None
         entry.record = after
         entry.hold(held._replace(program=ready.program))
+        if link is not None:
+            # It was as it should be, and is so still: nobody need look.
+            link.mark_good(after.generation.program.id)
+            entry.still = link.unchanged
         view = entry.view()
         yield ProgramReplaced(view=view, old=before.generation)
         if view.state is not was:

@@ -321,8 +321,7 @@ class Service:
                 assert_never(news)
 
     def _properties_changed(self, old: LinkView, new: LinkView) -> None:
-        before, after = wire.link_properties(old), wire.link_properties(new)
-        changed = {key: value for key, value in after.items() if not value.equal(before[key])}
+        changed = wire.changed_properties(old, new)
         if changed:
             self._changed(wire.path_of(new.record.name), contract.LINK, changed)
 

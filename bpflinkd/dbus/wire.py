@@ -1,8 +1,8 @@
 """The core's types as what travels on the bus."""
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Final, assert_never
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, assert_never
 
 from gi.repository import GLib
 
@@ -248,35 +248,58 @@ def _past(value: Past) -> dict[str, GLib.Variant]:
     return told
 
 
+class _Property(NamedTuple):
+    """One that is made of a part of a view, and sent again only where that part is another one."""
+
+    part: Callable[[LinkView], Any]
+    made: Callable[[Any], GLib.Variant]
+
+
+_PROPERTIES: Final[Mapping[str, _Property]] = {
+    "Name": _Property(lambda view: view.record.name, _string),
+    "Target": _Property(lambda view: view.record.target, target),
+    "State": _Property(lambda view: view.state, _word),
+    "Reason": _Property(lambda view: view.health.reason, _word),
+    "StateSince": _Property(lambda view: view.health.since, _u64),
+    "Owner": _Property(lambda view: view.record.owner, lambda owner: _word(str(owner))),
+    "Policy": _Property(lambda view: view.record.policy, _word),
+    "Lifetime": _Property(lambda view: view.record.lifetime, _word),
+    "Origin": _Property(
+        lambda view: (view.record.origin.file, view.record.origin.template),
+        lambda origin: _tuple(*map(_word, origin)),
+    ),
+    "Created": _Property(lambda view: view.record.created, _u64),
+    "Generation": _Property(lambda view: view.record.generation.number, _u64),
+    "GenerationSince": _Property(lambda view: view.record.generation.since, _u64),
+    "By": _Property(lambda view: view.record.generation.by, _actor),
+    "Message": _Property(lambda view: view.record.generation.message, _word),
+    "Program": _Property(lambda view: view.record.generation.program, program),
+    "Source": _Property(lambda view: view.record.generation.source, _source),
+    "Running": _Property(lambda view: view.health.running, running),
+    "KernelLinkId": _Property(lambda view: view.link_id or 0, _u32),
+    "Hook": _Property(lambda view: view.record.hook, _hook),
+    "Hold": _Property(lambda view: view.record.hold, lambda hold: _hold(hold, 0)),
+    "Trial": _Property(lambda view: view.record.trial, _trial),
+    "Maps": _Property(lambda view: view.maps, lambda maps: GLib.Variant.new_strv(list(maps))),
+}
+"""Those of the Link interface that are told of when they change: all but `Kprobe`."""
+
+
 def link_properties(view: LinkView, until: int = 0) -> dict[str, GLib.Variant]:
     """Every property of the Link interface.
 
     Args:
         until: when it ends by itself, microseconds since 1970; 0 where that is not settled.
     """
-    record, health, current = view.record, view.health, view.record.generation
-    return {
-        "Name": _string(record.name),
-        "Target": target(record.target),
-        "State": _word(view.state),
-        "Reason": _word(health.reason),
-        "StateSince": _u64(health.since),
-        "Owner": _word(str(record.owner)),
-        "Policy": _word(record.policy),
-        "Lifetime": _word(record.lifetime),
-        "Origin": _tuple(_word(record.origin.file), _word(record.origin.template)),
-        "Created": _u64(record.created),
-        "Generation": _u64(current.number),
-        "GenerationSince": _u64(current.since),
-        "By": _actor(current.by),
-        "Message": _word(current.message),
-        "Program": program(current.program),
-        "Source": _source(current.source),
-        "Running": running(health.running),
-        "KernelLinkId": _u32(view.link_id or 0),
-        "Hook": _hook(record.hook),
-        "Hold": _hold(record.hold, until),
-        "Trial": _trial(record.trial),
-        "Maps": GLib.Variant.new_strv(list(view.maps)),
-        "Kprobe": _kprobe(view),
-    }
+    made = {name: each.made(each.part(view)) for name, each in _PROPERTIES.items()}
+    return {**made, "Hold": _hold(view.record.hold, until), "Kprobe": _kprobe(view)}
+
+
+def changed_properties(before: LinkView, after: LinkView) -> dict[str, GLib.Variant]:
+    """Those that are others than before, of the same link."""
+    found = {}
+    for name, (part, made) in _PROPERTIES.items():
+        now = part(after)
+        if part(before) != now:
+            found[name] = made(now)
+    return found

@@ -3,7 +3,7 @@
 import os
 
 from bpflinkd.core.events import SlotHook
-from bpflinkd.core.ids import NO_PROGRAM
+from bpflinkd.core.ids import NO_PROGRAM, ProgId
 from bpflinkd.core.model import LinkFacts
 from bpflinkd.core.targets import KprobeHook, KprobeMultiHook
 from bpflinkd.kernel import dispatcher, info, libbpf, symbols
@@ -42,9 +42,9 @@ class DispatchedLink(HeldLink):
         self._runs = self.slot.program()
         return LinkFacts(id=told.id, prog_id=self._runs, hook=self._hook if self._there() else None)
 
-    def mark_good(self) -> None:
+    def mark_good(self, runs: ProgId | None = None) -> None:
         super().mark_good()
-        self._runs_good = self._runs
+        self._runs_good = self._runs if runs is None else runs
 
     def unchanged(self) -> bool:
         return super().unchanged() and self.slot.program() == self._runs_good and self._there()

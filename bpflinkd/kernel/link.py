@@ -4,15 +4,18 @@ import ctypes
 import os
 from collections.abc import Callable
 from ctypes import c_uint32
-from typing import TYPE_CHECKING
+from struct import Struct
+from typing import Final
 
 from bpflinkd.core.errors import KernelRefused
 from bpflinkd.core.events import SlotHook
+from bpflinkd.core.ids import LinkId, ProgId
 from bpflinkd.core.model import LinkFacts, Misses
 from bpflinkd.kernel import info, libbpf
 
-if TYPE_CHECKING:
-    from bpflinkd.core.ids import LinkId
+_PROGRAM: Final = Struct("=I")
+_PROGRAM_AT: Final = 8
+"""u32 prog_id in `struct bpf_link_info`."""
 
 
 class HeldLink:
@@ -44,8 +47,10 @@ class HeldLink:
         libbpf.obj_info(self.fd, self._buffer, self._size)
         return info.facts_of(info.parse_link_info(self._bytes))
 
-    def mark_good(self) -> None:
-        """Take what `facts` said last as what is expected from now on."""
+    def mark_good(self, runs: ProgId | None = None) -> None:
+        """Take what `facts` said last as what is expected from now on; `runs` was swapped in since."""
+        if runs is not None:
+            _PROGRAM.pack_into(self._bytes, _PROGRAM_AT, runs)
         self._good = bytes(self._bytes)
 
     def unchanged(self) -> bool:

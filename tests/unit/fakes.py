@@ -69,7 +69,7 @@ class FakeLink:
     def facts(self) -> LinkFacts:
         return LinkFacts(id=self.id, prog_id=ProgId(self.prog_id), hook=self.hook)
 
-    def mark_good(self) -> None: ...
+    def mark_good(self, runs: ProgId | None = None) -> None: ...
 
     def unchanged(self) -> bool:
         return False

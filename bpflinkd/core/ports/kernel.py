@@ -61,8 +61,9 @@ class Link(Protocol):
         """For kprobes: what holds the program."""
 
     def facts(self) -> LinkFacts: ...
-    def mark_good(self) -> None:
-        """Take what `facts` said last as what is expected from now on."""
+    def mark_good(self, runs: ProgId | None = None) -> None:
+        """Take what `facts` said last as what is expected from now on, but for the program where another one,
+        `runs`, was swapped in since."""
 
     def unchanged(self) -> bool:
         """Whether the kernel still says what was marked good. One system call."""
