@@ -1,6 +1,5 @@
 """The daemon: the composition of all parts, and the main loop."""
 
-import gc
 import logging
 import os
 import platform
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gi.repository import Gio, GLib
 
 import bpflinkd
-from bpflinkd import journal, systemd
+from bpflinkd import garbage, journal, systemd
 from bpflinkd.compiling import Compiling
 from bpflinkd.config import Config, grants
 from bpflinkd.config.grants import GrantsDirectory
@@ -157,8 +156,7 @@ class Daemon:
         if self._config.count_runs:
             self._worker.submit(lambda: statistics.begin(_ALWAYS))
         self._measuring.open(self._worker, statistics.read, self._live_sources)
-        # What is imported and built by now stays: walking it would hold up the loop, and the end by 0.1 s.
-        gc.freeze()
+        garbage.begin()
         if systemd.is_service():
             # Links are for the first packet. The bus of a machine that boots comes later.
             self._begin()

@@ -14,6 +14,7 @@ from typing import Any, Final
 import pydbus.bus
 from gi.repository import Gio, GLib
 
+from bpflinkd import garbage
 from bpflinkd.core.events import News
 from bpflinkd.core.manager import Manager
 from bpflinkd.dbus import unread
@@ -155,6 +156,7 @@ class Serving:
             service.close()
         # It and its connection refer to each other, where Python does not look for cycles.
         vars(bus).clear()
+        garbage.look_at_all()
         often = time.monotonic() - self._since < _OFTEN
         GLib.timeout_add(_PAUSE_MS if often else 0, self._connect_again)
 
