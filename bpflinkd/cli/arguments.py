@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import click
 
-from bpflinkd.cli.kinds import Pair, Text
+from bpflinkd.cli.kinds import Pair, Text, option_for
 from bpflinkd.client import owners, targets
 from bpflinkd.client.errors import BadInput
 from bpflinkd.client.owners import Owner
@@ -95,6 +95,9 @@ def target(
     try:
         return targets.parse(text, mode=mode, attach_type=attach_type, cookie=cookie)
     except BadInput as error:
+        option = option_for(text)
+        if option:
+            raise click.UsageError(f"{text!r} is a file, not a target; give it with {option}.") from None
         raise _usage(error) from None
 
 

@@ -8,6 +8,7 @@ from bpflinkd.cli import documents, words
 from bpflinkd.cli.arguments import program, source_of, source_options, target
 from bpflinkd.cli.group import Command
 from bpflinkd.cli.kinds import NAME, Text
+from bpflinkd.cli.options import map_options
 from bpflinkd.cli.render import Column, Output
 from bpflinkd.client.values import Checked
 from bpflinkd.core.targets import XdpMode
@@ -19,12 +20,12 @@ FOUND: Final = 6
 """The exit code where something stands in the way, or packets are treated otherwise."""
 _HELP: Final = """Tell what would become of attaching a program to TARGET, or with --link of replacing that of
 a link. It is loaded as for that, looked at, run on packets that are made up, and unloaded: nothing is
-attached. Exits with 6 where the attach or replace would be refused at the target.
+attached. Exits with 6 where the attach or replace would be refused at the target, or for its maps.
 
 \b
 Examples:
   bpflinkctl check xdp:eth0 --object filter.bpf.o
-  bpflinkctl check xdp:eth0 --link edge-filter --object filter-v2.bpf.o
+  bpflinkctl check --link edge-filter --object filter-v2.bpf.o
   bpflinkctl check cgroup:/web.slice --object count.bpf.o --program count_egress --log
 """
 _MAPS: Final = (
@@ -38,20 +39,38 @@ _MAPS: Final = (
 
 
 @click.command("check", cls=Command, help=_HELP, short_help="Tell what an attach or replace would do.")
-@click.argument("target", metavar="TARGET", type=Text("targets"))
+@click.argument("target", metavar="[TARGET]", required=False, type=Text("targets"))
 @source_options
-@click.option("--link", metavar="NAME", type=NAME, help="The link on TARGET whose program would be replaced.")
+@click.option(
+    "--link",
+    metavar="NAME",
+    type=NAME,
+    help="The link whose program would be replaced.",
+)
 @click.option("--mode", type=click.Choice(list(map(str, XdpMode))), help="As for attach.")
 @click.option("--attach-type", metavar="TYPE", type=Text("attach_types"), help="As for attach.")
+@map_options
 @click.option("--log", is_flag=True, help="Show all that the verifier wrote.")
 @click.pass_context
 def check_command(context: click.Context, /, **given: Any) -> None:
     """See `_HELP`."""
     settings: Settings = context.obj
-    where = target(given["target"], given["mode"], given["attach_type"])
+    if given["target"] is None and given["link"] is None:
+        raise click.UsageError("give a TARGET, or --link with the name of a link.")
+    text = given["target"]
+    where = target(text, given["mode"], given["attach_type"]) if text is not None else None
     source, whole = program(source_of(given)), given["log"]
     review = settings.client(doing="checking the program").review
-    report = review.check(where, source, link=given["link"], log=whole)
+    if (given["maps"] or given["fresh_maps"]) and given["link"] is None:
+        raise click.UsageError("--map and --fresh-maps are about the maps of a --link.")
+    report = review.check(
+        where,
+        source,
+        link=given["link"],
+        log=whole,
+        maps=dict(given["maps"]),
+        fresh_maps=given["fresh_maps"],
+    )
     output = settings.output()
     if output.json:
         output.document(_document(report))
@@ -82,9 +101,10 @@ def _document(report: Checked) -> documents.Document:
 def _tell(report: Checked, output: Output) -> None:
     _, name, tag, kind = report["program"]
     place = words.target(report["target"])
+    of_maps = report["refusal"] == "IncompatibleMaps"
     pairs = [
         ("Program", f"{name or '(unnamed)'}, tag {tag}, type {kind}, attach type {report['attach_type']}"),
-        ("Target", report["obstacle"] or f"{place}: {_welcome(report)}"),
+        ("Target", (not of_maps and report["obstacle"]) or f"{place}: {_welcome(report)}"),
         *(("Needs", f"{feature}: {why or 'there'}") for feature, _, why in report["features"]),
         ("Instructions", _instructions(report)),
         (
@@ -101,16 +121,29 @@ def _tell(report: Checked, output: Output) -> None:
     ]
     if report["not_tested"]:
         pairs.append(("Test run", f"none: {report['not_tested']}"))
-    pairs += [("Maps", line) for line in report["compatibility"]]
+    if of_maps:
+        pairs.append(("Maps", report["obstacle"]))
     output.fields(pairs)
     if report["maps"]:
         output.line()
-        numbers = ("key_size", "value_size", "max_entries")
-        rows = [
-            [each["name"], each["type"], *(f"{each[key]:,}" for key in numbers), words.size(each["memory"])]
-            for each in report["maps"]
-        ]
-        output.table(_MAPS, rows)
+        instead = "running" in report
+        output.table(
+            (*_MAPS, Column("BEGINS")) if instead else _MAPS,
+            [[*_row(each), *([_begins(each, report)] if instead else [])] for each in report["maps"]],
+        )
+
+
+def _row(each: dict[str, Any]) -> list[str]:
+    numbers = (f"{each[key]:,}" for key in ("key_size", "value_size", "max_entries"))
+    return [each["name"], each["type"], *numbers, words.size(each["memory"])]
+
+
+def _begins(each: dict[str, Any], report: Checked) -> str:
+    """With what is in it."""
+    if each["kept"]:
+        return "as it is"
+    different = any(line.startswith(f"map {each['name']!r}: ") for line in report["compatibility"])
+    return "cannot be kept" if different else "anew"
 
 
 def _welcome(report: Checked) -> str:

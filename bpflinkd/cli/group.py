@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 import bpflinkd
-from bpflinkd.cli.kinds import Seconds
+from bpflinkd.cli.kinds import Seconds, option_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -134,6 +134,19 @@ class _WithGlobals(click.Command):
 
 class Command(_WithGlobals):
     """A command of bpflinkctl."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse its words. A program's file is often given without the option that it goes with."""
+        words = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            option = next(filter(None, map(option_for, words)), "")
+            if not option or "extra argument" not in error.message or "object" not in self._own:
+                raise
+            raise click.UsageError(
+                f"{error.message.rstrip('.')}; a program's file is given with {option}.", ctx
+            ) from None
 
 
 class Group(_WithGlobals, click.Group):

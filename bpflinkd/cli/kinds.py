@@ -188,3 +188,9 @@ FOREIGN: Final = (
     "kprobes-disabled",
 )
 """What happens, and what others do, as `core.chronicle.Event` and `core.events.ChangeKind` have them."""
+
+
+def option_for(word: str) -> str:
+    """The option with which a word is given that looks like a program's file; empty where it does not."""
+    option = {".o": "--object", ".c": "--source"}.get(word[-2:], "")
+    return f"{option} {word}" if option else ""

@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol, cast
 
 from gi.repository import Gio, GLib
@@ -32,7 +32,14 @@ class Review:
         self._exchange = exchange
 
     def check(
-        self, target: Target | str | None, program: Program, *, link: str | None = None, log: bool = False
+        self,
+        target: Target | str | None,
+        program: Program,
+        *,
+        link: str | None = None,
+        log: bool = False,
+        maps: Mapping[str, str] | None = None,
+        fresh_maps: bool = False,
     ) -> Checked:
         """Load a program as attach would, look at it, and let go of it. Raises what attach would.
 
@@ -40,11 +47,14 @@ class Review:
             target: None for that of the link.
             link: the link whose program would be replaced.
             log: also what the verifier writes on each instruction.
+            maps: `keep` or `fresh` by name, as for `Client.replace`; with `link`.
+            fresh_maps: all maps would begin empty.
         """
         files = Gio.UnixFDList.new()
         source = messages.program(program, files)
         place = {} if target is None else messages.target(target)
-        body = GLib.Variant("(a{sv}a{sv}a{sv})", (place, source, options(link=link, flags={"log": log})))
+        chosen = options(link=link, maps=maps, flags={"log": log, "fresh_maps": fresh_maps})
+        body = GLib.Variant("(a{sv}a{sv}a{sv})", (place, source, chosen))
         return cast(Checked, self._exchange("Check", body, files))
 
     def compare(

@@ -167,7 +167,8 @@ class Checked(TypedDict, total=False):
     verified: int
     """Instructions that the verifier looked at."""
     maps: list[dict[str, Any]]
-    """Each with `name`, `type`, `key_size`, `value_size`, `max_entries`, `flags`, and `memory` in bytes."""
+    """Each with `name`, `type`, `key_size`, `value_size`, `max_entries`, `flags`, `memory` in bytes, and
+    `kept`: it would be the one that the running program uses."""
     program_memory: int
     memory: int
     """Bytes of the program, and of it with its maps."""
@@ -181,7 +182,7 @@ class Checked(TypedDict, total=False):
     not_tested: str
     """Why there are none."""
     compatibility: list[str]
-    """How its maps differ from those of the running program."""
+    """Why maps of the running program cannot be kept, a sentence each."""
     generation: int
     running: tuple[int, str, str, str]
     """Of the link, where one was named."""

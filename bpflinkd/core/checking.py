@@ -4,11 +4,10 @@ Each question has parts: `begin` and `finish` are for the worker thread, what is
 touches no link, and is for another.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from bpflinkd.core import checks, map_shapes, plan, testruns
+from bpflinkd.core import checks, maps, plan, testruns
 from bpflinkd.core.access import Access
 from bpflinkd.core.callers import Action, Caller
 from bpflinkd.core.checks import Checked, Loaded
@@ -16,12 +15,15 @@ from bpflinkd.core.errors import BadProgram, BadTarget, BpflinkdError, HookBusy,
 from bpflinkd.core.inspection import Inspection
 from bpflinkd.core.links import Links
 from bpflinkd.core.looking import Examined, Pair
-from bpflinkd.core.map_shapes import MapUse
+from bpflinkd.core.maps import AS_USUAL, Fates, MapWishes
 from bpflinkd.core.model import Confinement, Feature, Policy, Record, State
 from bpflinkd.core.ports import Kernel, Store
 from bpflinkd.core.requests import ReplaceRequest
 from bpflinkd.core.sources import (
     Builtin,
+    PinnedProgram,
+    ProgramById,
+    ProgramFd,
     SourceFile,
     SourceText,
     StoredObject,
@@ -60,6 +62,8 @@ class CheckRequest:
     """Of ours, whose program would be replaced."""
     whole_log: bool = False
     """Also what the verifier writes on each instruction."""
+    maps: MapWishes = AS_USUAL
+    """What would become of the link's maps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +102,8 @@ class CheckReport:
     obstacle: BpflinkdError | None
     features: tuple[Feature, ...]
     record: Record | None
-    compatibility: tuple[str, ...]
-    """What stands between its maps and those of the running program, a sentence a map."""
+    fates: Fates
+    """What would become of its maps."""
 
     @property
     def memory(self) -> int:
@@ -201,22 +205,27 @@ class Checking:
             if begun.record is None and checked.confined is not None:
                 # The attach type is known now, where only the program told.
                 checks.loaded_as_allowed(Loaded(program, checked.confined), self._put(request, target))
+            fates = self._fates(request, begun.record, examined)
             return CheckReport(
                 target=target,
                 examined=examined,
-                obstacle=begun.obstacle,
+                obstacle=begun.obstacle or fates.refusal,
                 features=begun.features,
                 record=begun.record,
-                compatibility=map_shapes.compatibility(self._maps_of(begun.record), examined.maps),
+                fates=fates,
             )
         finally:
             examined.program.close()
 
-    def _maps_of(self, record: Record | None) -> Sequence[MapUse]:
-        """The maps of a link's program; none where it is gone meanwhile, or runs none."""
+    def _fates(self, request: CheckRequest, record: Record | None, examined: Examined) -> Fates:
+        """What would become of its maps; a program that is loaded already keeps its own. `BadOption`."""
         entry = self._links.get(record.name) if record is not None else None
         running = entry.held.program if entry is not None else None
-        return self._kernel.examiner.maps(running) if running is not None else ()
+        if running is None or isinstance(request.program, PinnedProgram | ProgramById | ProgramFd):
+            return Fates({}, {})
+        before = self._kernel.examiner.maps(running)
+        new = (each.shape for each in examined.maps)
+        return maps.fates((each.shape for each in before), new, request.maps)
 
     # What would it do?
 

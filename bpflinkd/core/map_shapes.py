@@ -1,13 +1,8 @@
 """Maps as the kernel describes them, for those who look before they leap. Pure."""
 
-from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from bpflinkd.core import maps
 from bpflinkd.core.maps import MapShape
-
-_NAME_LENGTH: Final = 15
-"""Characters of a map's name that the kernel keeps."""
 
 
 class MapUse(NamedTuple):
@@ -31,16 +26,3 @@ class MapUse(NamedTuple):
     def shape(self) -> MapShape:
         """What it was created with."""
         return MapShape(self.name, self.type, self.key_size, self.value_size, self.max_entries, self.flags)
-
-
-def compatibility(running: Iterable[MapUse], new: Iterable[MapUse]) -> tuple[str, ...]:
-    """What stands between the maps of the running program and those of a new one, a sentence a map."""
-    before = {each.name[:_NAME_LENGTH]: each.shape for each in running if not maps.section(each.name)}
-    found = []
-    for each in new:
-        known = before.get(each.name[:_NAME_LENGTH])
-        if known is not None and not maps.section(each.name):
-            differences = maps.differences(known, each.shape)
-            if differences:
-                found.append(f"map {each.name!r}: {', '.join(differences)}")
-    return tuple(found)

@@ -107,14 +107,43 @@ def _entries(new: MapShape, running: MapShape) -> int:
     return new.max_entries
 
 
+class Fates(NamedTuple):
+    """What becomes of the maps of a new program."""
+
+    kept: dict[str, str]
+    """Those that are the running program's: the new names, and the running ones."""
+    wrong: dict[str, str]
+    """Those among them that cannot be: in what each is another, in words."""
+
+    @property
+    def refusal(self) -> IncompatibleMaps | None:
+        """Why not all can be kept."""
+        if not self.wrong:
+            return None
+        shown = "; ".join(list(self.wrong.values())[:_MOST_LISTED])
+        more, first = len(self.wrong) - _MOST_LISTED, next(iter(self.wrong))
+        return IncompatibleMaps(
+            f"what the running program keeps in maps cannot be carried over: {shown}"
+            + (f"; and {more} more" if more > 0 else "")
+            + f". To begin with an empty one: --map {first}=fresh, for all of them --fresh-maps"
+        )
+
+
 def carried(running: Iterable[MapShape], new: Iterable[MapShape], wishes: MapWishes) -> dict[str, str]:
-    """Which maps of a new program are those that the running one uses: the new names, and the running ones.
+    """`Fates.kept`, where nothing is wrong. `IncompatibleMaps`, `BadOption`."""
+    found = fates(running, new, wishes)
+    if found.refusal is not None:
+        raise found.refusal
+    return found.kept
+
+
+def fates(running: Iterable[MapShape], new: Iterable[MapShape], wishes: MapWishes) -> Fates:
+    """Which maps of a new program are those that the running one uses.
 
     Maps of the same name, unless the caller wants them fresh. The constants of a program (.rodata) are always
     its own; its variables (.data, .bss) too, unless the caller says that they are to be kept.
 
     Raises:
-        IncompatibleMaps: one is to be kept and cannot be; the sentence says which, and in what it is another.
         BadOption: a choice is about no map, or about one that is never kept.
     """
     before, after = {shape.name: shape for shape in running}, {shape.name: shape for shape in new}
@@ -134,15 +163,7 @@ def carried(running: Iterable[MapShape], new: Iterable[MapShape], wishes: MapWis
         if found:
             wrong[name] = f"map {name!r}: {', '.join(found)}"
         kept[name] = called
-    if wrong:
-        shown = "; ".join(list(wrong.values())[:_MOST_LISTED])
-        more = len(wrong) - _MOST_LISTED
-        raise IncompatibleMaps(
-            f"what the running program keeps in maps cannot be carried over: {shown}"
-            + (f"; and {more} more" if more > 0 else "")
-            + f". To begin with an empty one: --map {next(iter(wrong))}=fresh, for all of them --fresh-maps"
-        )
-    return kept
+    return Fates(kept, wrong)
 
 
 def _by_map(wishes: MapWishes, after: Collection[str]) -> Mapping[str, MapChoice]:

@@ -17,6 +17,7 @@ from bpflinkd.core.checking import (
     CompareRequest,
 )
 from bpflinkd.core.map_shapes import MapUse
+from bpflinkd.core.maps import Fates
 from bpflinkd.core.testruns import Comparison, TestedPacket
 from bpflinkd.dbus import parse, wire
 from bpflinkd.dbus.wrapper import Call
@@ -110,8 +111,8 @@ def report(value: CheckReport) -> GLib.Variant:
         "verified": _u32(examined.verified),
         "program_memory": _u64(examined.memory),
         "memory": _u64(value.memory),
-        "maps": _dictionaries(map(_map, examined.maps)),
-        "compatibility": GLib.Variant.new_strv(list(value.compatibility)),
+        "maps": _dictionaries(_map(each, value.fates) for each in examined.maps),
+        "compatibility": GLib.Variant.new_strv(list(value.fates.wrong.values())),
         "features": GLib.Variant("a(sbs)", [(f.name, not f.lacks, f.lacks) for f in value.features]),
         "obstacle": _string(str(value.obstacle or "")),
         "refusal": _string(type(value.obstacle).__name__ if value.obstacle else ""),
@@ -124,13 +125,14 @@ def report(value: CheckReport) -> GLib.Variant:
     return GLib.Variant.new_tuple(wire.vardict(told))
 
 
-def _map(each: MapUse) -> dict[str, GLib.Variant]:
+def _map(each: MapUse, fates: Fates) -> dict[str, GLib.Variant]:
     numbers = ("key_size", "value_size", "max_entries", "flags")
     return {
         "name": _string(each.name),
         "type": _string(each.type_name),
         **{key: _u32(getattr(each, key)) for key in numbers},
         "memory": _u64(each.memory),
+        "kept": GLib.Variant.new_boolean(each.name in fates.kept and each.name not in fates.wrong),
     }
 
 

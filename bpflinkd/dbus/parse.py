@@ -9,7 +9,7 @@ from bpflinkd.core.chronicle import Query
 from bpflinkd.core.errors import BadOption, BadProgram, BadTarget
 from bpflinkd.core.ids import Micros, ProgId, UnixMicros
 from bpflinkd.core.judging import Condition
-from bpflinkd.core.maps import MapWishes
+from bpflinkd.core.maps import AS_USUAL, MapWishes
 from bpflinkd.core.model import Lifetime, Policy
 from bpflinkd.core.requests import HeldBy
 from bpflinkd.core.sources import (
@@ -179,12 +179,16 @@ class CheckOptions(NamedTuple):
     link: str | None
     """Whose program would be replaced."""
     whole_log: bool
+    maps: MapWishes
 
 
 def check_options(given: Dict) -> CheckOptions:
     """Parse them, or `BadOption`."""
-    refuse_unknown(given, {"link": str, "log": bool})
-    return CheckOptions(given.get("link"), given.get("log", False))
+    refuse_unknown(given, {"link": str, "log": bool, "maps": dict, "fresh_maps": bool})
+    wishes = requests.map_wishes(words(given, "maps"), fresh=given.get("fresh_maps", False))
+    if wishes != AS_USUAL and "link" not in given:
+        raise BadOption("maps are kept from the program of a link, so 'maps' and 'fresh_maps' go with 'link'")
+    return CheckOptions(given.get("link"), given.get("log", False), wishes)
 
 
 class CompareOptions(NamedTuple):

@@ -1,5 +1,6 @@
 """`check` on a real kernel: what an attach or replace would meet, without doing it."""
 
+import json
 import os
 import re
 import struct
@@ -82,8 +83,25 @@ def test_maps_of_other_sizes_are_told(daemon: Daemon, tmp_path: Path) -> None:
     source.write_text(text.replace("max_entries)[2]", "max_entries)[3]"))
     wide = compile_c(source, tmp_path / "wide.bpf.o")
     daemon.attach("edge", {"xdp": "v0"}, elf(program("count"), "count_old"))
-    words = ("check", "xdp:v0", "--object", wide, "--program", "count_old", "--link", "edge")
-    assert document(daemon, *words)["compatibility"] == ["map 'counters': max_entries 2, now 3"]
+    words = ("check", "--object", wide, "--program", "count_old", "--link", "edge")
+    told: dict[str, Any] = json.loads(ctl(daemon, *words, "--json").stdout)
+    assert told["compatibility"] == ["map 'counters': max_entries 2, now 3"]
+    assert told["refusal"] == "IncompatibleMaps"
+    refused = ctl(daemon, "replace", "edge", *words[1:-2])
+    assert refused.stderr.strip().endswith(told["obstacle"]), "the same sentence"
+    shown = ctl(daemon, *words).stdout
+    assert "cannot be kept" in shown
+    fresh = ctl(daemon, *words, "--map", "counters=fresh")
+    assert (fresh.returncode, "anew" in fresh.stdout) == (0, True)
+    told = json.loads(ctl(daemon, *words, "--json", "--fresh-maps").stdout)
+    assert not any(each["kept"] for each in told["maps"])
+    new = ("--object", program("count"), "--program", "count_new", "--link", "edge", "--json")
+    same: dict[str, Any] = json.loads(ctl(daemon, "check", *new).stdout)
+    assert [each["kept"] for each in same["maps"] if each["name"] == "counters"] == [True]
+    odd = ctl(daemon, *words, "--map", "countrs=fresh")
+    assert (odd.returncode, "did you mean 'counters'?" in odd.stderr) == (1, True)
+    alone = ctl(daemon, "check", "xdp:v1", *words[1:-2], "--fresh-maps")
+    assert (alone.returncode, "of a --link" in alone.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from bpflinkd.core import testruns
 from bpflinkd.core.attach_types import ProgramType
 from bpflinkd.core.errors import BadOption
-from bpflinkd.core.map_shapes import MapUse, compatibility
+from bpflinkd.core.map_shapes import MapUse
+from bpflinkd.core.maps import AS_USUAL, fates
 from bpflinkd.core.testruns import Packet, Tally
 
 XDP, SKB = ProgramType.XDP, ProgramType.CGROUP_SKB
@@ -144,4 +145,5 @@ def use(name: str, kind: str = "hash", value: int = 8, entries: int = 10) -> Map
     ],
 )
 def test_maps_are_compared(running: list[MapUse], new: list[MapUse], lines: tuple[str, ...]) -> None:
-    assert compatibility(running, new) == lines
+    found = fates([each.shape for each in running], [each.shape for each in new], AS_USUAL)
+    assert tuple(found.wrong.values()) == lines
