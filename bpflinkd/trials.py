@@ -6,7 +6,15 @@ from typing import Final
 
 from gi.repository import GLib
 
-from bpflinkd.core.events import LinkAdded, LinkAmended, LinkRemoved, News, ProgramReplaced, SwappedTogether
+from bpflinkd.core.events import (
+    LinkAdded,
+    LinkAmended,
+    LinkRemoved,
+    News,
+    ProgramReplaced,
+    StateChanged,
+    SwappedTogether,
+)
 from bpflinkd.core.ids import Micros
 from bpflinkd.core.model import LinkView, Trial
 
@@ -34,7 +42,12 @@ class TrialClock:
         match news:
             case LinkRemoved(view=view):
                 self._forget(view.record.name)
-            case LinkAdded(view=view) | ProgramReplaced(view=view) | LinkAmended(view=view):
+            case (
+                LinkAdded(view=view)
+                | ProgramReplaced(view=view)
+                | LinkAmended(view=view)
+                | StateChanged(view=view)
+            ):
                 self._follow(view)
             case SwappedTogether(each=each):
                 for one in each:

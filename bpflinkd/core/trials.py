@@ -107,14 +107,13 @@ class Trials:
 
     def keep(self, entry: Entry) -> LinkView:
         """The same, without asking whether somebody may."""
-        before = entry.view().state
+        before = entry.state
         after = replace(entry.record, trial=None)
         self._store.settle(after)
         entry.record = after
         view = entry.view()
-        self._publish(LinkAmended(view=view))
-        if view.state != before:
-            self._publish(StateChanged(view=view, old=before))
+        changed = view.state is not before
+        self._publish(StateChanged(view=view, old=before) if changed else LinkAmended(view=view))
         return view
 
     def overdue(self, record: Record) -> bool:
