@@ -5,12 +5,13 @@ import random
 import sqlite3
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from gi.repository import GLib
 
 from integration.conformance.conftest import require
-from integration.conformance.kinds import Kprobe, KprobeMulti, compiled
+from integration.conformance.kinds import Kprobe, KprobeMulti, compiled, loaded
 from integration.conformance.test_promises import NAME, hits_of, kernel_objects
 from tests.lab import Daemon
 from tests.lab.daemon import Refused, elf, pinned
@@ -211,6 +212,35 @@ def test_two_links_on_one_function_both_count(daemon: Daemon, kprobe: Kprobe) ->
     with kprobe.under_load() as load:
         pass
     assert hits_of(daemon)[0] == load.events
+
+
+def test_two_are_swapped_together_or_neither(daemon: Daemon, kprobe: Kprobe) -> None:
+    both = ("a", "b")
+    for name in both:
+        daemon.attach(name, kprobe.target(), elf(compiled("kprobe")))
+    new, wrong = loaded(daemon.world, "kprobe", 1), loaded(daemon.world, "bind", 1)
+
+    def swap(*pins: Path) -> list[tuple[str, int]]:
+        swaps = [(name, {"pin": GLib.Variant("s", str(pin))}) for name, pin in zip(both, pins, strict=True)]
+        return list(daemon.call("ReplaceMany", "(a(sa{sv})a{sv})", (swaps, {})))
+
+    before = daemon.links()
+    with pytest.raises(Refused, match=r"'b'.*no link was changed") as refusal:
+        swap(new.pin, wrong.pin)
+    assert refusal.value.name == "WrongProgramType"
+    assert daemon.links() == before
+    earlier = new.hits[0]
+    assert swap(new.pin, new.pin) == [("a", 2), ("b", 2)]
+    with kprobe.under_load() as load:
+        pass
+    assert new.hits[0] - earlier == 2 * load.events
+    place = daemon.world.bpffs / "stranger"
+    run("bpftool", "prog", "load", compiled("kprobe"), place)
+    slot = daemon.pins / "b" / "slot"
+    run("bpftool", "map", "update", "pinned", slot, "key", *"0000", "value", "pinned", place)
+    with pytest.raises(Refused, match=r"'b'.*no link was changed"):
+        swap(new.pin, new.pin)
+    assert daemon.link("a")["Generation"] == 2
 
 
 def test_kill_9_at_random_moments_of_attach_replace_and_detach(daemon: Daemon, kprobe: Kprobe) -> None:

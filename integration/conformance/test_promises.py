@@ -75,6 +75,20 @@ def test_rollback(daemon: Daemon, kind: Kind) -> None:
     assert old[0] + new[0] == load.events
 
 
+def test_trial(daemon: Daemon, kind: Kind) -> None:
+    """Nobody confirms: the program before is back by itself, and no event is missed or counted twice."""
+    old = attach_counting(daemon, kind)
+    trial = {"confirm_within": GLib.Variant("t", 5_000_000), "fresh_maps": GLib.Variant("b", True)}
+    with kind.under_load() as load:
+        daemon.replace(NAME, elf(compiled(kind.program)), **trial)
+        new = hits_of(daemon)
+        assert daemon.state(NAME) == "trial"
+        until(lambda: daemon.link(NAME)["Generation"] == 3, "the one before is back", seconds=60)
+    assert daemon.state(NAME) == "active"
+    assert old[0] == hits_of(daemon)[0] > 0
+    assert old[0] + new[0] == load.events
+
+
 def test_expect_mismatch(daemon: Daemon, kind: Kind) -> None:
     attach_counting(daemon, kind)
     before, objects = daemon.link(NAME), kernel_objects()

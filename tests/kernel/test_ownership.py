@@ -310,6 +310,36 @@ def test_force_is_worth_nothing_to_others(lab: Lab) -> None:
     assert lab.daemon.link("u0") == before
 
 
+def test_many_are_swapped_by_whom_all_belong_to(lab: Lab) -> None:
+    """Objects of a user who is not root are loaded apart, all of them before the first swap."""
+    lab.restore("of user")
+    owner, image = lab.callers["owner"], memfd(program("confined").read_bytes())
+    to = ("org.bpflinkd1", "/org/bpflinkd1", MANAGER, "ReplaceMany")
+    plain = {"object": GLib.Variant("h", 0), "name": GLib.Variant("s", "plain")}
+
+    def swap(*swaps: tuple[str, dict[str, GLib.Variant]]) -> list[tuple[str, int]]:
+        body = GLib.Variant("(a(sa{sv})a{sv})", (list(swaps), {}))
+        (found,) = owner.exchange(to, body, [image])
+        return [tuple(each) for each in found]
+
+    owner.attach("mine", {"xdp": "g0"}, builtin())
+    try:
+        before = lab.daemon.links()
+        for other, error in ((("r0", plain), "NotOwner"), (("u0", words(pin="/nix")), "NotAuthorized")):
+            with pytest.raises(Refused, match=f"'{other[0]}'.*no link was changed") as refused:
+                swap(("mine", plain), other)
+            assert refused.value.name == error
+        assert lab.daemon.links() == before
+        generation = before["u0"]["Generation"] + 1
+        assert swap(("mine", plain), ("u0", plain)) == [("mine", 2), ("u0", generation)]
+        now = lab.daemon.links()
+        assert {now[name]["Program"]["name"] for name in ("mine", "u0")} == {"plain"}
+        assert {now[name]["By"]["uid"] for name in ("mine", "u0")} == {OWNER}
+    finally:
+        owner.detach("mine")
+        os.close(image)
+
+
 def test_a_link_is_handed_over_to_those_who_may_have_it(lab: Lab) -> None:
     lab.restore("of user")
     owner, granted = lab.callers["owner"], lab.callers["granted"]
