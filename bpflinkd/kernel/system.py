@@ -202,9 +202,12 @@ class LinuxKernel:
         return HeldLink(fd)
 
     def swap(self, link: Link, target: Target, program: Program, expected: ProgId) -> None:
+        self._measured(target, partial(self._swap, link, target, program, expected))
+
+    def _measured(self, target: Target, swap: Callable[[], None]) -> None:
         began, done = time.monotonic(), False
         try:
-            self._swap(link, target, program, expected)
+            swap()
             done = True
         finally:
             if self._swapped is not None:
@@ -238,7 +241,7 @@ class LinuxKernel:
             except OSError as error:
                 raise self._not_swapped(error, live, target, held, expected) from None
 
-        return swap
+        return partial(self._measured, target, swap)
 
     def _not_swapped(
         self, error: OSError, link: HeldLink, target: Target, program: HeldProgram, expected: ProgId

@@ -107,6 +107,8 @@ def test_packets_are_counted_alike_everywhere(daemon: Daemon) -> None:
     assert samples["bpflinkd_link_generation", "edge"] == 2
     assert samples["bpflinkd_swaps_total", "xdp,done"] == samples["bpflinkd_swap_seconds_count", "xdp"] == 1
     assert 0 < samples["bpflinkd_swap_seconds_sum", "xdp"] < 10
+    daemon.call("ReplaceMany", "(a(sa{sv})a{sv})", ([("edge", {"builtin": GLib.Variant("s", "pass")})], {}))
+    assert scraped(daemon)["bpflinkd_swaps_total", "xdp,done"] == 2
     sever(daemon)
     netlink_attach(world)
     until(lambda: daemon.state("edge") == "displaced", "seen")
