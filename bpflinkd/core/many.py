@@ -158,6 +158,8 @@ class Many:
     def _runs(self, ready: Ready) -> ProgId | None:
         entry = ready.entry
         running = entry.held.program
+        if running is not None and entry.still is not None and entry.still():
+            return running.info.id
         expected = running.info if running is not None else entry.record.generation.program
         status = status_of(self._kernel, entry, for_swap=True)
         return plan.swap_with_others(entry.record.name, status, expected, running)
