@@ -99,7 +99,7 @@ class Daemon:
         kernel = LinuxKernel(
             compile_limits=Limits(seconds=config.compile_timeout),
             compiler_socket=config.compiler_socket,
-            swapped=self._measuring.swapped,
+            swapped=self._measuring.swapped if config.metrics_listen is not None else None,
         )
         self._sentinel = sentinel.open(config.bpffs) if config.sentinel else sentinel.off(config.bpffs)
         self._manager = Manager(

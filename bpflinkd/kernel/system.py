@@ -241,7 +241,7 @@ class LinuxKernel:
             except OSError as error:
                 raise self._not_swapped(error, live, target, held, expected) from None
 
-        return partial(self._measured, target, swap)
+        return swap if self._swapped is None else partial(self._measured, target, swap)
 
     def _not_swapped(
         self, error: OSError, link: HeldLink, target: Target, program: HeldProgram, expected: ProgId
