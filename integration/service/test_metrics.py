@@ -32,7 +32,8 @@ def test_a_socket_that_root_reads(host: Host) -> None:
     wire = host.wire()
     host.attach("measured", f"xdp:{wire[0]}")
     host.ctl("replace", "measured", "--builtin", "pass")
-    until(lambda: 'bpflinkd_link_generation{link="measured"} 2.0' in read(host, SOCKET), "the metrics", seconds=120)
+    second = 'bpflinkd_link_generation{link="measured"} 2.0'
+    until(lambda: second in read(host, SOCKET), "the metrics", seconds=120)
     told = read(host, SOCKET)
     assert 'bpflinkd_swaps_total{kind="xdp",result="done"} 1.0' in told
     assert re.search(r'bpflinkd_links\{state="active"\} [1-9]', told)
