@@ -1,5 +1,6 @@
 """Many links in one call, against the bare updates of as many links."""
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -63,6 +64,9 @@ def replace_many(setting: Setting) -> Iterator[Row]:
     over = (median(calls[1:]) - low) * 1000 / LINKS
     what = f"ReplaceMany of {LINKS} cgroup links, a link over the bare update"
     yield below(what, over, _LIMIT_US, "us", low * 1000 / LINKS)
+    refused = _arguments(names, pins[0], nonsense=GLib.Variant("b", True))
+    there_us = median(once(lambda: _ask(place, refused)) for _ in range(_ROUNDS)) * 1000 / LINKS
+    yield Row(what="the message there, refused at the first look, a link", measured=f"{there_us:.2f} us")
     least_us = median(at_least[1:]) * 1000 / LINKS
     yield Row(what="pins and records of that by themselves, a link", measured=f"{least_us:.2f} us")
     ours, theirs = median(skews[1:]) / 1000, median(floor_skews[1:]) / 1000
@@ -74,9 +78,14 @@ def replace_many(setting: Setting) -> Iterator[Row]:
     )
 
 
-def _arguments(names: list[str], pin: Path) -> GLib.Variant:
+def _arguments(names: list[str], pin: Path, **options: GLib.Variant) -> GLib.Variant:
     program = {"pin": GLib.Variant("s", str(pin))}
-    return GLib.Variant("(a(sa{sv})a{sv})", ([(name, program) for name in names], {}))
+    return GLib.Variant("(a(sa{sv})a{sv})", ([(name, program) for name in names], options))
+
+
+def _ask(place: Place, arguments: GLib.Variant) -> None:
+    with contextlib.suppress(GLib.Error):
+        place.client.call(ROOT, MANAGER, "ReplaceMany", arguments)
 
 
 class _Least:
