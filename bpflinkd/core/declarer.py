@@ -38,14 +38,7 @@ from bpflinkd.core.model import Record
 from bpflinkd.core.pending import Pending
 from bpflinkd.core.ports import Kernel, Program, Store
 from bpflinkd.core.requests import AttachRequest, ReplaceRequest
-from bpflinkd.core.sources import (
-    KeptObject,
-    KeptSource,
-    ObjectImage,
-    PinnedProgram,
-    SourceText,
-    WantedProgram,
-)
+from bpflinkd.core.sources import KeptObject, KeptSource, PinnedProgram, SourceText, WantedProgram, with_bytes
 from bpflinkd.core.targets import CgroupTarget, IfIndex
 from bpflinkd.core.templates import Templates, Wanted
 
@@ -285,8 +278,4 @@ class Declarer:
             raise BadProgram(
                 f"the store has no object {program.sha256[:12]}: no link uses it; name a file instead"
             )
-        if isinstance(program, KeptSource):
-            return SourceText(data=data, sha256=program.sha256, program=program.program)
-        return ObjectImage(
-            data=data, sha256=program.sha256, program=program.program, constants=program.constants
-        )
+        return with_bytes(program, data)

@@ -15,7 +15,7 @@ from bpflinkd.core.pending import Pending
 from bpflinkd.core.ports import Clock, Kernel, Pins, Program, Store
 from bpflinkd.core.replacing import Ready, Replacing
 from bpflinkd.core.requests import RollbackRequest
-from bpflinkd.core.sources import Builtin, ObjectImage, SourceText, StoredObject, StoredSource
+from bpflinkd.core.sources import Builtin, ObjectImage, SourceText, StoredObject, StoredSource, with_bytes
 
 log = logging.getLogger(__name__)
 
@@ -214,19 +214,12 @@ class History:
     def _slow(self, name: str, generation: Generation) -> ObjectImage | SourceText | None:
         """What another process compiles or loads again, unless it is loaded still."""
         source = generation.source
-        if not isinstance(source, StoredSource | StoredObject):
-            return None
-        if isinstance(source, StoredObject) and generation.confinement is None:
+        if not plan.is_loaded_elsewhere(generation):
             return None
         if generation.number in self._pins.kept_generations(name):
             return None
-        if isinstance(source, StoredSource):
-            data = self._data(generation, source.sha256)
-            return SourceText(data=data, sha256=source.sha256, program=source.program)
-        data = self._data(generation, source.sha256)
-        return ObjectImage(
-            data=data, sha256=source.sha256, program=source.program, constants=source.constants
-        )
+        assert isinstance(source, StoredSource | StoredObject)
+        return with_bytes(source, self._data(generation, source.sha256))
 
     def _data(self, generation: Generation, sha256: str) -> bytes:
         data = self._store.image(sha256)

@@ -14,7 +14,7 @@ from bpflinkd.core.maps import MapWishes
 from bpflinkd.core.model import LinkView, Record
 from bpflinkd.core.ports import Publish, Store
 from bpflinkd.core.requests import ReplaceRequest, TransferRequest
-from bpflinkd.core.sources import Builtin, ObjectImage, StoredObject, WantedProgram
+from bpflinkd.core.sources import Builtin, StoredObject, WantedProgram, with_bytes
 from bpflinkd.core.targets import WantedTarget
 
 if TYPE_CHECKING:
@@ -125,9 +125,7 @@ class Ownership:
         if isinstance(source, StoredObject):
             data = self._store.image(source.sha256)
             if data is not None:
-                return ObjectImage(
-                    data=data, sha256=source.sha256, program=source.program, constants=source.constants
-                )
+                return with_bytes(source, data)
         return source if isinstance(source, Builtin) else Builtin(name="pass")
 
     def _owned(self, owner: Owner) -> list[Record]:

@@ -312,6 +312,13 @@ def can_be_loaded(source: Source) -> bool:
     return isinstance(source, StoredObject | StoredSource | PinnedProgram | Builtin)
 
 
+def is_loaded_elsewhere(generation: Generation) -> bool:
+    """Whether another process compiles or loads its program, where it is not loaded still."""
+    source = generation.source
+    confined = isinstance(source, StoredObject) and generation.confinement is not None
+    return confined or isinstance(source, StoredSource)
+
+
 def swap(
     after: Record,
     status: Status,

@@ -146,3 +146,12 @@ WantedProgram: TypeAlias = (
 """A program that can be opened; descriptors are open until the request is answered."""
 Source: TypeAlias = StoredObject | StoredSource | PinnedProgram | ProgramById | ProgramFd | Builtin
 """Where a program came from, as we remember it."""
+
+
+def with_bytes(
+    source: StoredObject | StoredSource | KeptObject | KeptSource, data: bytes
+) -> ObjectImage | SourceText:
+    """The same with the file that our store has of it."""
+    if isinstance(source, StoredSource | KeptSource):
+        return SourceText(data=data, sha256=source.sha256, program=source.program)
+    return ObjectImage(data=data, sha256=source.sha256, program=source.program, constants=source.constants)

@@ -16,7 +16,7 @@ from bpflinkd.core.model import Health, Occupant, Outcome, Record, State, Told
 from bpflinkd.core.observer import Observer
 from bpflinkd.core.pending import Pending
 from bpflinkd.core.ports import Clock, Kernel, Link, Pins, Program, Promised, Publish, Store, Stored
-from bpflinkd.core.sources import ObjectImage, PinnedProgram, SourceText, StoredObject, StoredSource
+from bpflinkd.core.sources import PinnedProgram, StoredObject, StoredSource, with_bytes
 
 log = logging.getLogger(__name__)
 
@@ -203,10 +203,7 @@ class TakeBack:
         """What a link waits for whose program another process compiles or loads again."""
         name, generation = entry.record.name, entry.record.generation
         source = generation.source
-        elsewhere = isinstance(source, StoredSource) or (
-            isinstance(source, StoredObject) and generation.confinement is not None
-        )
-        if not elsewhere or self._still_runs(entry):
+        if not plan.is_loaded_elsewhere(generation) or self._still_runs(entry):
             return None
         assert isinstance(source, StoredSource | StoredObject)
         data = self._store.image(source.sha256)
@@ -227,7 +224,7 @@ class TakeBack:
                 self._observer.show(entry, health, first=False)
 
         return Pending(
-            source=_with_bytes(source, data),
+            source=with_bytes(source, data),
             checked=Checked(entry.record.target, None, generation.confinement, given=True),
             compiled=compiled,
             failed=failed,
@@ -238,12 +235,6 @@ class TakeBack:
         entry = Entry(record=record, health=health, held=Held(link=None, program=None))
         self._links.add(entry)
         self._observer.show(entry, health, first=True)
-
-
-def _with_bytes(source: StoredSource | StoredObject, data: bytes) -> SourceText | ObjectImage:
-    if isinstance(source, StoredSource):
-        return SourceText(data=data, sha256=source.sha256, program=source.program)
-    return ObjectImage(data=data, sha256=source.sha256, program=source.program, constants=source.constants)
 
 
 def _last_told(told: Told | None) -> Health | None:
