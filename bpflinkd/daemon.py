@@ -23,7 +23,15 @@ from bpflinkd.config.links import LinksDirectory, directories
 from bpflinkd.config.receiver import receiver
 from bpflinkd.core.chronicle import LogEntry, Query
 from bpflinkd.core.declarer import Outcome
-from bpflinkd.core.events import LinkAdded, LinkRemoved, News, StateChanged, SwappedTogether, Tiding
+from bpflinkd.core.events import (
+    LinkAdded,
+    LinkRemoved,
+    News,
+    OfOneLink,
+    StateChanged,
+    SwappedTogether,
+    Tiding,
+)
 from bpflinkd.core.ids import Micros, UnixMicros
 from bpflinkd.core.manager import Manager
 from bpflinkd.core.pending import Pending
@@ -210,17 +218,23 @@ class Daemon:
         self._worker.main_loop.post(self._tell, news)
 
     def _tell(self, news: News) -> None:
+        if isinstance(news, SwappedTogether):
+            self._serving.publish(news)
+            self._journal.post(journal.write, news)
+            for one in news.each:
+                self._tell_of(one)
+        else:
+            self._tell_of(news)
+        if self._ready and not self._status_due:
+            self._status_due = True
+            GLib.timeout_add(_STATUS_MS, self._tell_status)
+
+    def _tell_of(self, news: OfOneLink) -> None:
         self._recording.add(news, starting=not self._ready)
         self._measuring.tell(news)
         self._serving.publish(news)
         self._trials.hear(news)
         self._journal.post(journal.write, news)
-        self._follow(news)
-        if self._ready and not self._status_due:
-            self._status_due = True
-            GLib.timeout_add(_STATUS_MS, self._tell_status)
-
-    def _follow(self, news: News) -> None:
         match news:
             case LinkAdded(view=view):
                 self._states[view.record.name] = view.state
@@ -230,10 +244,6 @@ class Daemon:
             case LinkRemoved(view=view):
                 self._states.pop(view.record.name, None)
                 self._watching.unfollow(view)
-            case SwappedTogether(each=each):
-                for one in each:
-                    self._follow(one)
-                    self._journal.post(journal.write, one)
             case _:
                 pass
 

@@ -12,7 +12,7 @@ from gi.repository import GLib
 
 import bpflinkd
 from bpflinkd.config.listen import Listen
-from bpflinkd.core.events import ForeignChange, News
+from bpflinkd.core.events import ForeignChange, OfOneLink
 from bpflinkd.core.statistics import Reading
 from bpflinkd.core.targets import CgroupTarget, Target, XdpTarget
 from bpflinkd.worker import Worker
@@ -76,7 +76,7 @@ class Measuring:
         if self._observed is not None:
             self._observed.swapped(_kind(target), seconds, done)
 
-    def tell(self, news: News) -> None:
+    def tell(self, news: OfOneLink) -> None:
         """Something happened."""
         if self._observed is not None and isinstance(news, ForeignChange):
             self._observed.changed(news.kind)

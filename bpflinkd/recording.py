@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from gi.repository import GLib
 
 from bpflinkd.core.chronicle import LogEntry, Query
-from bpflinkd.core.events import LinkAdded, News, OfOneLink, SwappedTogether
+from bpflinkd.core.events import LinkAdded, OfOneLink
 from bpflinkd.core.ports import Clock
 from bpflinkd.store.event_log import EventLog
 from bpflinkd.worker import Worker
@@ -51,15 +51,11 @@ class Recording:
         """When the thread may read again."""
         self._worker = Worker("events")
 
-    def add(self, news: News, *, starting: bool = False) -> None:
+    def add(self, news: OfOneLink, *, starting: bool = False) -> None:
         """Keep a piece of news. `starting`: the daemon takes its links back, which is no news of them."""
         if starting and isinstance(news, LinkAdded) and news.view.record.created < self._since:
             return
-        now = self._clock()
-        if isinstance(news, SwappedTogether):
-            self._waiting.extend((now, each) for each in news.each)
-        else:
-            self._waiting.append((now, news))
+        self._waiting.append((self._clock(), news))
         if not self._asked:
             self._asked = True
             GLib.timeout_add(_GATHER_MS, self._write_soon)

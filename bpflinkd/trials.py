@@ -10,10 +10,9 @@ from bpflinkd.core.events import (
     LinkAdded,
     LinkAmended,
     LinkRemoved,
-    News,
+    OfOneLink,
     ProgramReplaced,
     StateChanged,
-    SwappedTogether,
 )
 from bpflinkd.core.ids import Micros
 from bpflinkd.core.model import LinkView, Trial
@@ -37,7 +36,7 @@ class TrialClock:
         self._trials: dict[str, Trial] = {}
         self._timers: dict[str, int] = {}
 
-    def hear(self, news: News) -> None:
+    def hear(self, news: OfOneLink) -> None:
         """The manager did something."""
         match news:
             case LinkRemoved(view=view):
@@ -49,9 +48,6 @@ class TrialClock:
                 | StateChanged(view=view)
             ):
                 self._follow(view)
-            case SwappedTogether(each=each):
-                for one in each:
-                    self.hear(one)
             case _:
                 pass
 

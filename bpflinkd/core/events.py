@@ -243,7 +243,7 @@ class SwappedTogether:
     swapped: Swapped
     by: Actor
     each: tuple["OfOneLink", ...]
-    """What happened to each link, in order. It is not told again."""
+    """What happened to each link, in order. It is told after this, by whoever hears this."""
 
 
 OfOneLink: TypeAlias = (

@@ -266,10 +266,8 @@ class Service:
                 self._later(self._properties_changed, link.view, view)
                 link.take(view)
                 self._holding.follow(view)
-            case SwappedTogether(each=each):
+            case SwappedTogether():
                 self._signals(news)  # who asked waits for it
-                for one in each:
-                    self.publish(one)
                 return
             case ForeignChange() | Healed() | OwnerOverridden():
                 pass
