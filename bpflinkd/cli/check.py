@@ -41,12 +41,7 @@ _MAPS: Final = (
 @click.command("check", cls=Command, help=_HELP, short_help="Tell what an attach or replace would do.")
 @click.argument("target", metavar="[TARGET]", required=False, type=Text("targets"))
 @source_options
-@click.option(
-    "--link",
-    metavar="NAME",
-    type=NAME,
-    help="The link whose program would be replaced.",
-)
+@click.option("--link", metavar="NAME", type=NAME, help="The link whose program would be replaced.")
 @click.option("--mode", type=click.Choice(list(map(str, XdpMode))), help="As for attach.")
 @click.option("--attach-type", metavar="TYPE", type=Text("attach_types"), help="As for attach.")
 @map_options
@@ -57,12 +52,12 @@ def check_command(context: click.Context, /, **given: Any) -> None:
     settings: Settings = context.obj
     if given["target"] is None and given["link"] is None:
         raise click.UsageError("give a TARGET, or --link with the name of a link.")
+    if (given["maps"] or given["fresh_maps"]) and given["link"] is None:
+        raise click.UsageError("--map and --fresh-maps are about the maps of a --link.")
     text = given["target"]
     where = target(text, given["mode"], given["attach_type"]) if text is not None else None
     source, whole = program(source_of(given)), given["log"]
     review = settings.client(doing="checking the program").review
-    if (given["maps"] or given["fresh_maps"]) and given["link"] is None:
-        raise click.UsageError("--map and --fresh-maps are about the maps of a --link.")
     report = review.check(
         where,
         source,

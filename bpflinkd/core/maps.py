@@ -113,7 +113,7 @@ class Fates(NamedTuple):
     kept: dict[str, str]
     """Those that are the running program's: the new names, and the running ones."""
     wrong: dict[str, str]
-    """Those among them that cannot be: in what each is another, in words."""
+    """Those that are to be and cannot: in what each is another, in words."""
 
     @property
     def refusal(self) -> IncompatibleMaps | None:
@@ -132,8 +132,8 @@ class Fates(NamedTuple):
 def carried(running: Iterable[MapShape], new: Iterable[MapShape], wishes: MapWishes) -> dict[str, str]:
     """`Fates.kept`, where nothing is wrong. `IncompatibleMaps`, `BadOption`."""
     found = fates(running, new, wishes)
-    if found.refusal is not None:
-        raise found.refusal
+    if (refusal := found.refusal) is not None:
+        raise refusal
     return found.kept
 
 
@@ -162,7 +162,8 @@ def fates(running: Iterable[MapShape], new: Iterable[MapShape], wishes: MapWishe
         found = ["the running program has no such map"] if known is None else differences(known, shape)
         if found:
             wrong[name] = f"map {name!r}: {', '.join(found)}"
-        kept[name] = called
+        else:
+            kept[name] = called
     return Fates(kept, wrong)
 
 

@@ -132,7 +132,7 @@ def _map(each: MapUse, fates: Fates) -> dict[str, GLib.Variant]:
         "type": _string(each.type_name),
         **{key: _u32(getattr(each, key)) for key in numbers},
         "memory": _u64(each.memory),
-        "kept": GLib.Variant.new_boolean(each.name in fates.kept and each.name not in fates.wrong),
+        "kept": GLib.Variant.new_boolean(each.name in fates.kept),
     }
 
 
