@@ -245,7 +245,7 @@ class Observer:
 
     def show(self, entry: Entry, health: Health, *, first: bool) -> None:
         """Take a new health, and tell if it differs."""
-        was = entry.view().state
+        was = entry.state
         before, entry.health = entry.health, health
         self._note_told(entry)
         if health.state is State.ACTIVE and entry.held.link is not None:
